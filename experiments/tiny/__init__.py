@@ -1,0 +1,1 @@
+"""The generated picture world and the small model that lives in it."""

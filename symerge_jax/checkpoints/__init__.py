@@ -1,0 +1,1 @@
+"""Checkpoint files and state dicts ⇄ parameter trees, one rule table per layout."""

@@ -1,0 +1,237 @@
+"""The two public layouts of CLIP: source name → path in our tree, and their config files.
+
+Each layout is one table of rules in the order of the source's own state dict.
+
+Dense weights are [out, in] in PyTorch and [in, out] here; convolutions OIHW there and HWIO here;
+open_clip's `proj` and `text_projection` are right-multiplied, so they are [in, out] in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from symerge_jax.errors import BadInput
+from symerge_jax.models.clip_config import ClipConfig, TextConfig, VisionConfig
+
+
+class Kind(NamedTuple):
+    """A change of axes, both ways, and the number of axes (None: any)."""
+
+    read: Callable[[np.ndarray], np.ndarray]
+    write: Callable[[np.ndarray], np.ndarray]
+    axes: int | None = None
+
+
+SAME = Kind(lambda x: x, lambda x: x)
+DENSE = Kind(np.transpose, np.transpose, 2)
+CONV = Kind(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1), 4)
+
+
+class Rule(NamedTuple):
+    """One tensor: its name in the source, its path in our tree, its change of axes."""
+
+    source: str
+    path: str
+    kind: Kind
+
+
+def _norm(source: str, path: str) -> list[Rule]:
+    return [
+        Rule(f"{source}.weight", f"{path}/scale", SAME),
+        Rule(f"{source}.bias", f"{path}/bias", SAME),
+    ]
+
+
+def _dense(source: str, path: str) -> list[Rule]:
+    return [
+        Rule(f"{source}.weight", f"{path}/kernel", DENSE),
+        Rule(f"{source}.bias", f"{path}/bias", SAME),
+    ]
+
+
+def _hugging_face_blocks(source: str, path: str, depth: int) -> Iterator[Rule]:
+    for i in range(depth):
+        ours, theirs = f"{path}/blocks_{i}", f"{source}encoder.layers.{i}"
+        for name, leaf in (("k", "key"), ("v", "value"), ("q", "query"), ("out", "out")):
+            yield from _dense(f"{theirs}.self_attn.{name}_proj", f"{ours}/attention/{leaf}")
+        yield from _norm(f"{theirs}.layer_norm1", f"{ours}/ln_1")
+        yield from _dense(f"{theirs}.mlp.fc1", f"{ours}/mlp/fc")
+        yield from _dense(f"{theirs}.mlp.fc2", f"{ours}/mlp/proj")
+        yield from _norm(f"{theirs}.layer_norm2", f"{ours}/ln_2")
+
+
+def _open_clip_blocks(source: str, path: str, depth: int) -> Iterator[Rule]:
+    for i in range(depth):
+        ours, theirs = f"{path}/blocks_{i}", f"{source}transformer.resblocks.{i}"
+        yield from _norm(f"{theirs}.ln_1", f"{ours}/ln_1")
+        yield Rule(f"{theirs}.attn.in_proj_weight", f"{ours}/attention/in_proj/kernel", DENSE)
+        yield Rule(f"{theirs}.attn.in_proj_bias", f"{ours}/attention/in_proj/bias", SAME)
+        yield from _dense(f"{theirs}.attn.out_proj", f"{ours}/attention/out")
+        yield from _norm(f"{theirs}.ln_2", f"{ours}/ln_2")
+        yield from _dense(f"{theirs}.mlp.c_fc", f"{ours}/mlp/fc")
+        yield from _dense(f"{theirs}.mlp.c_proj", f"{ours}/mlp/proj")
+
+
+def hugging_face_rules(
+    prefix: str, *, depth: int, projection: bool, text_depth: int | None = None
+) -> list[Rule]:
+    """Returns the rules of CLIPVisionModel(WithProjection), or of CLIPModel given `text_depth`.
+
+    Args:
+        prefix: before the image tower's names: 'vision_model.' or '' (or, around all, 'clip.…').
+        depth: blocks of the image tower.
+        projection: whether `visual_projection` is there.
+        text_depth: blocks of the text tower.
+    """
+    outer = prefix.removesuffix("vision_model.")
+    text = f"{outer}text_model."
+    rules: list[Rule] = []
+    if text_depth is not None:
+        rules.append(Rule(f"{outer}logit_scale", "logit_scale", SAME))
+        table = f"{text}embeddings.token_embedding.weight"
+        rules.append(Rule(table, "text/token_embedding/embedding", SAME))
+        position = f"{text}embeddings.position_embedding.weight"
+        rules.append(Rule(position, "text/position_embedding", SAME))
+        rules += _hugging_face_blocks(text, "text", text_depth)
+        rules += _norm(f"{text}final_layer_norm", "text/ln_final")
+    embeddings = f"{prefix}embeddings"
+    rules += [
+        Rule(f"{embeddings}.class_embedding", "vision/class_embedding", SAME),
+        Rule(f"{embeddings}.patch_embedding.weight", "vision/patch_embedding/kernel", CONV),
+        Rule(f"{embeddings}.position_embedding.weight", "vision/position_embedding", SAME),
+        *_norm(f"{prefix}pre_layrnorm", "vision/ln_pre"),  # spelled so at the source
+        *_hugging_face_blocks(prefix, "vision", depth),
+        *_norm(f"{prefix}post_layernorm", "vision/ln_post"),
+    ]
+    if projection:
+        name = f"{outer}visual_projection.weight"
+        rules.append(Rule(name, "vision/projection/kernel", DENSE))
+    if text_depth is not None:
+        rules.append(Rule(f"{outer}text_projection.weight", "text/projection/kernel", DENSE))
+    return rules
+
+
+def open_clip_rules(
+    prefix: str, *, depth: int, projection: bool, text_depth: int | None = None
+) -> list[Rule]:
+    """Returns the rules of open_clip's image encoder, or of its CLIP given `text_depth`.
+
+    Args:
+        prefix: before every name: '' or 'model.'.
+        depth: blocks of the image tower.
+        projection: whether `visual.proj` is there.
+        text_depth: blocks of the text tower.
+    """
+    visual = f"{prefix}visual."
+    rules: list[Rule] = []
+    if text_depth is not None:
+        rules += [
+            Rule(f"{prefix}positional_embedding", "text/position_embedding", SAME),
+            Rule(f"{prefix}text_projection", "text/projection/kernel", SAME),
+            Rule(f"{prefix}logit_scale", "logit_scale", SAME),
+        ]
+    rules.append(Rule(f"{visual}class_embedding", "vision/class_embedding", SAME))
+    rules.append(Rule(f"{visual}positional_embedding", "vision/position_embedding", SAME))
+    if projection:
+        rules.append(Rule(f"{visual}proj", "vision/projection/kernel", SAME))
+    rules += [
+        Rule(f"{visual}conv1.weight", "vision/patch_embedding/kernel", CONV),
+        *_norm(f"{visual}ln_pre", "vision/ln_pre"),
+        *_open_clip_blocks(visual, "vision", depth),
+        *_norm(f"{visual}ln_post", "vision/ln_post"),
+    ]
+    if text_depth is not None:
+        rules += _open_clip_blocks(prefix, "text", text_depth)
+        rules.append(
+            Rule(f"{prefix}token_embedding.weight", "text/token_embedding/embedding", SAME)
+        )
+        rules += _norm(f"{prefix}ln_final", "text/ln_final")
+    return rules
+
+
+def hugging_face_sizes(config: Mapping[str, Any], *, projection: bool) -> ClipConfig:
+    """Reads a parsed config.json of CLIPModel or CLIPVisionModel(WithProjection).
+
+    Keys that are absent have the defaults of transformers, which writes only what differs. The
+    legacy end of text, id 2, means that OpenAI's rule (the highest id) finds it.
+
+    Args:
+        config: the parsed file.
+        projection: whether the checkpoint holds `visual_projection`; the file does not tell.
+    """
+    image = config.get("vision_config", config)
+    text = config.get("text_config", {})
+    shared = config.get("projection_dim")
+    eos = text.get("eos_token_id", 49407)
+    return ClipConfig(
+        VisionConfig(
+            image_size=image.get("image_size", 224),
+            patch_size=image.get("patch_size", 32),
+            width=image.get("hidden_size", 768),
+            depth=image.get("num_hidden_layers", 12),
+            heads=image.get("num_attention_heads", 12),
+            mlp_width=image.get("intermediate_size", 3072),
+            projection=(shared or image.get("projection_dim", 512)) if projection else None,
+            activation=image.get("hidden_act", "quick_gelu"),
+            fused_qkv=False,
+            layer_norm_eps=image.get("layer_norm_eps", 1e-5),
+        ),
+        TextConfig(
+            vocabulary=text.get("vocab_size", 49408),
+            length=text.get("max_position_embeddings", 77),
+            width=text.get("hidden_size", 512),
+            depth=text.get("num_hidden_layers", 12),
+            heads=text.get("num_attention_heads", 8),
+            mlp_width=text.get("intermediate_size", 2048),
+            projection=shared or text.get("projection_dim", 512),
+            activation=text.get("hidden_act", "quick_gelu"),
+            fused_qkv=False,
+            layer_norm_eps=text.get("layer_norm_eps", 1e-5),
+            pooling="argmax" if eos == 2 else "eos",
+            eos_token=eos,
+        ),
+    )
+
+
+def open_clip_sizes(config: Mapping[str, Any]) -> ClipConfig:
+    """Reads open_clip's model config (embed_dim, vision_cfg, text_cfg, quick_gelu).
+
+    Raises:
+        BadInput: a key is absent, or the image tower is no vision transformer.
+    """
+    config = config.get("model_cfg", config)
+    try:
+        image, text, d = config["vision_cfg"], config["text_cfg"], config["embed_dim"]
+        activation = "quick_gelu" if config.get("quick_gelu", False) else "gelu"
+        if not isinstance(image["layers"], int) or "timm_model_name" in image:
+            raise BadInput(
+                "open_clip config: vision_cfg describes no plain vision transformer, "
+                "the only image tower that is supported"
+            )
+        return ClipConfig(
+            VisionConfig(
+                image_size=image["image_size"],
+                patch_size=image["patch_size"],
+                width=image["width"],
+                depth=image["layers"],
+                heads=image["width"] // image.get("head_width", 64),
+                mlp_width=int(image["width"] * image.get("mlp_ratio", 4.0)),
+                projection=d,
+                activation=activation,
+            ),
+            TextConfig(
+                vocabulary=text.get("vocab_size", 49408),
+                length=text.get("context_length", 77),
+                width=text["width"],
+                depth=text["layers"],
+                heads=text["heads"],
+                mlp_width=int(text["width"] * text.get("mlp_ratio", 4.0)),
+                projection=d,
+                activation=activation,
+            ),
+        )
+    except KeyError as error:
+        raise BadInput(f"open_clip config: expected a key {error}, found none") from None

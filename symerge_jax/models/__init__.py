@@ -1,0 +1,1 @@
+"""Networks: architecture, heads and tokenizers, all behind `apply(params, inputs)`."""

@@ -1,0 +1,46 @@
+"""Strict settings for every test: CPU, no silent promotion of ranks or dtypes, checked shapes."""
+
+import functools
+import importlib.util
+import os
+
+# Before jax is imported: tests are small, and an accelerator may be busy or absent.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+if importlib.util.find_spec("beartype"):
+    # The axis names in signatures are checked here only; real runs do not pay for it.
+    from jaxtyping import install_import_hook
+
+    install_import_hook("symerge_jax", "beartype.beartype")
+
+import jax
+import optax
+import pytest
+
+# These mix Python floats with integer step counts in their updates, which strict promotion refuses.
+_RELAXED = ("adam", "adamw", "sgd", "scale_by_adam", "scale_by_schedule", "scale_by_learning_rate")
+
+
+def _relaxed(make):
+    @functools.wraps(make)
+    def made(*args, **kwargs):
+        transformation = make(*args, **kwargs)
+
+        def update(*update_args, **update_kwargs):
+            with jax.numpy_dtype_promotion("standard"):
+                return transformation.update(*update_args, **update_kwargs)
+
+        return transformation._replace(update=update)
+
+    return made
+
+
+for _name in _RELAXED:
+    setattr(optax, _name, _relaxed(getattr(optax, _name)))
+
+
+@pytest.fixture(autouse=True)
+def strict_jax():
+    """Dtypes and ranks are promoted where the code says so, and nowhere else."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
