@@ -71,6 +71,6 @@ def number(value: float | None, std: float | None = None) -> str:
     """`93.1`, `93.1 ± 0.2`, or a dash where there is no value; small errors keep three digits."""
     if value is None:
         return "–"
-    digits = 1 if abs(value) >= 10 or value == 0 else 3
+    digits = 1 if abs(value) >= 1 or value == 0 else 3
     text = f"{value:.{digits}f}"
     return text if std is None else f"{text} ± {std:.{digits}f}"

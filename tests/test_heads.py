@@ -1,6 +1,8 @@
 """Heads: the recorded zero-shot head, cases by hand, and stacking."""
 
+import json
 import os
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,8 +25,6 @@ GOLDEN = Path(os.environ.get("SYMERGE_GOLDEN", Path(__file__).parents[2] / "shar
 
 @pytest.mark.skipif(not (GOLDEN / "models.npz").is_file(), reason=f"no golden arrays at {GOLDEN}")
 def test_zero_shot_head_and_its_logits_agree():
-    import json
-
     with np.load(GOLDEN / "models.npz") as file:
         arrays = dict(file)
     start = "open_clip_quickgelu/state_dict/"
@@ -38,7 +38,7 @@ def test_zero_shot_head_and_its_logits_agree():
         return np.stack([ids[tuple(int(part) for part in text.split())] for text in texts])
 
     head = zero_shot_head(
-        lambda tokens: encode_text(model.text)(model.params["text"], tokens),
+        partial(jax.jit(encode_text(model.text)), model.params["text"]),
         tokenise,
         [str(c) for c in range(classes)],
         [f"{{}} {t}" for t in range(templates)],

@@ -14,7 +14,9 @@ def test_a_family_is_named_as_in_the_table_and_its_captions_are_distinct_words(n
     assert family.name == name
     assert 8 <= len(family.classes) <= 60
     assert len(set(family.classes)) == len(family.classes)
-    assert all(len(caption.split()) <= 8 and caption == caption.lower() for caption in family.classes)
+    assert all(
+        len(caption.split()) <= 8 and caption == caption.lower() for caption in family.classes
+    )
 
 
 def test_no_caption_belongs_to_two_families():

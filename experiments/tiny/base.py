@@ -43,13 +43,13 @@ from symerge_jax.models.tokenizer import WordTokenizer
 class Settings:
     """How the base is made."""
 
-    model: str = "tiny-96x3"
+    model: str = "tiny-64x3"
     """Preset of symerge_jax.models.clip."""
-    steps: int = 40_000
+    steps: int = 20_000
     """Optimiser steps."""
-    batch_size: int = 192
+    batch_size: int = 256
     """Pictures per step, over all devices."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     """Peak of the warm-up and cosine schedule."""
     weight_decay: float = 0.05
     """Of AdamW, on matrices only."""

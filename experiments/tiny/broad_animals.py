@@ -145,7 +145,13 @@ def _tail(pen: Pen, b: Beast, c: Colour, rng: Rng) -> None:
             for t in (0.15, 0.28, 0.4):
                 pen.line(((x - t, y - 0.08), (x - t, y + 0.1)), 0.05, _DARK)
         elif b.tail in ("tuft", "bushy"):
-            pen.oval(*points[-1], 0.07, 0.07, _DARK if b.tail == "tuft" else (236, 230, 222))
+            pen.oval(
+                points[-1, 0],
+                points[-1, 1],
+                0.07,
+                0.07,
+                _DARK if b.tail == "tuft" else (236, 230, 222),
+            )
     elif b.tail == "puff":
         pen.oval(x, y + 0.1, 0.09, 0.09, (240, 236, 230))
 

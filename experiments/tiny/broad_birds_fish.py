@@ -21,8 +21,8 @@ def eye(pen: Pen, x: float, y: float, r: float = 0.05) -> None:
     pen.oval(x, y, r, r, _DARK)
 
 
-def perched(pen: Pen, rng: Rng, c: Colour, *, leg: float = 0.25, neck: float = 0.0, bill: float = 0.2,
-             tail: float = 0.4, body: float = 0.3) -> None:  # fmt: skip
+def perched(pen: Pen, rng: Rng, c: Colour, *, leg: float = 0.25, neck: float = 0.0,
+            bill: float = 0.2, tail: float = 0.4, body: float = 0.3) -> None:  # fmt: skip
     """A standing bird looking right."""
     belly = scaled(c, rng.uniform(1.1, 1.7))
     for x in (-0.02, 0.12):

@@ -38,8 +38,8 @@ def snake(pen: Pen, rng: Rng) -> None:
     width = rng.uniform(0.14, 0.24)
     pen.curve(points, width, c)
     pen.curve(points - (0, 0.02), width * 0.4, scaled(c, pick(rng, (0.5, 1.5))))
-    pen.oval(*points[-1], width * 0.75, width * 0.6, c)
-    eye(pen, *(points[-1] - (0, 0.03)), 0.03)
+    pen.oval(points[-1, 0], points[-1, 1], width * 0.75, width * 0.6, c)
+    eye(pen, points[-1, 0], points[-1, 1] - 0.03, 0.03)
 
 
 def lizard(pen: Pen, rng: Rng, c: Colour | None = None, fat: float = 1.0) -> None:
@@ -243,9 +243,9 @@ def worm(pen: Pen, rng: Rng, c: Colour | None = None, width: float = 0.16) -> No
     t = np.linspace(0, 1, 6)
     points = np.stack([1.6 * t - 0.8, rng.uniform(0.2, 0.5) * np.sin(rng.uniform(3, 8) * t)], 1)
     pen.curve(points, width, c)
-    pen.oval(*points[-1], width / 2, width / 2, c)
+    pen.oval(points[-1, 0], points[-1, 1], width / 2, width / 2, c)
     for p in points[1:-1]:
-        pen.oval(*p, width * 0.35, width * 0.3, scaled(c, 0.75))
+        pen.oval(p[0], p[1], width * 0.35, width * 0.3, scaled(c, 0.75))
 
 
 def caterpillar(pen: Pen, rng: Rng) -> None:

@@ -77,7 +77,7 @@ def ground(rng: Rng, kind: str) -> Field:
 
 
 def horizon(rng: Rng, kind: str, level: float, *, far: str | None = None) -> Field:
-    """Sky above and ground below a rough line at height `level`; `far` puts a strip between them."""
+    """Sky above and ground below a rough line at height `level`; `far` is a strip between."""
     edge = Y + 0.03 * noise(rng, 4) - level
     out = np.where((edge > 0)[:, :, None], ground(rng, kind), sky(rng))
     if far:

@@ -11,15 +11,16 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 SIDE = 64
-Field: TypeAlias = NDArray[np.float32]
-"""float32 [SIDE, SIDE] (a scalar field) or [SIDE, SIDE, 3] (a picture, 0..255)."""
+Field: TypeAlias = NDArray[np.floating]
+"""float [SIDE, SIDE] (a scalar field) or [SIDE, SIDE, 3] (a picture, 0..255)."""
 Colour: TypeAlias = tuple[int, int, int]
 Rng: TypeAlias = np.random.Generator
-Points: TypeAlias = Sequence[Sequence[float]] | NDArray[np.float64]
+Points: TypeAlias = ArrayLike
+"""float [n, 2], in units."""
 
 _EXPONENTS = (0.5, 0.9, 1.3, 1.8, 2.4, 3.2)  # spectral slopes: 0 is grainy, 5 is one smooth swell
 _FIELDS_PER_SLOPE = 24
@@ -68,7 +69,7 @@ def _mix(count: int) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def ramp(field: Field, *colours: Sequence[float]) -> Field:
+def ramp(field: Field, *colours: ArrayLike) -> Field:
     """Paints a field with colours spread evenly over its values 0..1; float32 [64, 64, 3]."""
     table = _mix(len(colours)) @ np.array(colours, np.float32)
     index = np.clip(field * 255, 0, 255).astype(np.uint8)

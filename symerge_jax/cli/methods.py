@@ -25,7 +25,7 @@ def main(settings: Settings) -> None:
     table.add_column("scale", justify="right", no_wrap=True)
     table.add_column("what it does")
     for name, method in METHODS.items():
-        cells = [name, method.kind, f"{method.scale:g}", summary(method.function)]
+        cells = [name, method.kind, f"{method.scale:g}", summary(method.merge)]
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)
 

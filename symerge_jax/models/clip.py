@@ -14,6 +14,7 @@ settings of JAX hold.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from symerge_jax.models.clip_config import (
@@ -58,6 +60,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def _unset(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Fills a leaf with zeros: a tower's own `init` tells shapes, `initial_params` draws values."""
+    return jnp.zeros(shape, dtype)
+
+
 def _wide(dtype: Any) -> Any:
     """Precision of normalisations and outputs: float64 stays, all else is float32."""
     return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
@@ -70,8 +77,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [n, width]
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        scale = self.param("scale", _unset, (x.shape[-1],))
+        bias = self.param("bias", _unset, (x.shape[-1],))
         wide = _wide(x.dtype)
         y = x.astype(wide)
         y = y - y.mean(axis=-1, keepdims=True)
@@ -83,16 +90,15 @@ class Dense(nn.Module):
     """x @ kernel + bias on two-dimensional input, in the input's dtype."""
 
     features: int
-    std: float
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [n, in] → [n, features]
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        kernel = self.param("kernel", _unset, shape)
         y = x @ kernel.astype(x.dtype)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", _unset, (self.features,))
             y = y + bias.astype(x.dtype)[None]
         return y
 
@@ -109,13 +115,15 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
     Returns:
         [batch, t, heads, features] in the dtype of `value`.
     """
-    scores = jnp.einsum("bthc,bshc->bhts", query * query.shape[-1] ** -0.5, key)
+    # Heads before tokens: XLA's CPU matrix products are a fifth faster in this order.
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    scores = jnp.einsum("bhtc,bhsc->bhts", query * query.shape[-1] ** -0.5, key)
     scores = scores.astype(_wide(scores.dtype))
     if mask is not None:
         lowest = jnp.finfo(scores.dtype).min
         scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, lowest)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhts,bshc->bthc", weights, value)
+    return jnp.einsum("bhts,bhsc->bhtc", weights, value).transpose(0, 2, 1, 3)
 
 
 class Attention(nn.Module):
@@ -129,9 +137,8 @@ class Attention(nn.Module):
         width, heads = self.config.width, self.config.heads
         batch, tokens, _ = x.shape
         flat = x.reshape(-1, width)
-        std = width**-0.5
         if self.config.fused_qkv:
-            qkv = Dense(3 * width, std, name="in_proj")(flat)
+            qkv = Dense(3 * width, name="in_proj")(flat)
             qkv = qkv.reshape(batch, tokens, 3, heads, width // heads)
             query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
             if self.first_only:
@@ -139,13 +146,13 @@ class Attention(nn.Module):
         else:
             asking = x[:, :1] if self.first_only else x
             query, key, value = (
-                Dense(width, std, name=name)(source.reshape(-1, width)).reshape(
+                Dense(width, name=name)(source.reshape(-1, width)).reshape(
                     batch, -1, heads, width // heads
                 )
                 for name, source in (("query", asking), ("key", x), ("value", x))
             )
         mixed = attend(query, key, value, mask)
-        out = Dense(width, std * (2 * self.config.depth) ** -0.5, name="out")
+        out = Dense(width, name="out")
         return out(mixed.reshape(-1, width)).reshape(batch, -1, width)
 
 
@@ -156,10 +163,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        width, depth = self.config.width, self.config.depth
-        y = Dense(self.config.hidden, (2 * width) ** -0.5, name="fc")(x)
+        y = Dense(self.config.hidden, name="fc")(x)
         y = ACTIVATIONS[self.config.activation](y)
-        return Dense(width, width**-0.5 * (2 * depth) ** -0.5, name="proj")(y)
+        return Dense(x.shape[-1], name="proj")(y)
 
 
 class Block(nn.Module):
@@ -198,12 +204,10 @@ class VisionTower(nn.Module):
         """
         config = self.config
         width, patch, grid = config.width, config.patch_size, config.grid
-        std = width**-0.5
-        normal = nn.initializers.normal(std)
-        class_embedding = self.param("class_embedding", normal, (width,))
+        class_embedding = self.param("class_embedding", _unset, (width,))
         dtype = self.dtype or class_embedding.dtype
         kernel = PatchKernel(patch, width, name="patch_embedding")().astype(dtype)
-        position = self.param("position_embedding", normal, (config.tokens, width)).astype(dtype)
+        position = self.param("position_embedding", _unset, (config.tokens, width)).astype(dtype)
 
         # The strided convolution as one matrix product over the pixels of a patch.
         x = images.astype(dtype).reshape(-1, grid, patch, grid, patch, 3)
@@ -218,7 +222,7 @@ class VisionTower(nn.Module):
             last = i == config.depth - 1 and not self.every_token
             x = Block(config, last, name=f"blocks_{i}")(x)
         x = LayerNorm(config.layer_norm_eps, name="ln_post")(x[:, 0])
-        return _project(x, config, std)
+        return _project(x, config)
 
 
 class PatchKernel(nn.Module):
@@ -230,13 +234,13 @@ class PatchKernel(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         shape = (self.patch, self.patch, 3, self.width)
-        return self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return self.param("kernel", _unset, shape)
 
 
-def _project(x: Array, config: TransformerConfig, std: float) -> Array:
+def _project(x: Array, config: TransformerConfig) -> Array:
     """Maps [batch, width] to features [batch, d] in the output precision."""
     if config.projection is not None:
-        x = Dense(config.projection, std, use_bias=False, name="projection")(x)
+        x = Dense(config.projection, use_bias=False, name="projection")(x)
     return x.astype(_wide(x.dtype))
 
 
@@ -256,12 +260,10 @@ class TextTower(nn.Module):
         table = nn.Embed(
             config.vocabulary,
             width,
-            embedding_init=nn.initializers.normal(0.02),
+            embedding_init=_unset,
             name="token_embedding",
         ).embedding
-        position = self.param(
-            "position_embedding", nn.initializers.normal(0.01), (config.length, width)
-        )
+        position = self.param("position_embedding", _unset, (config.length, width))
         dtype = self.dtype or position.dtype
         batch, length = tokens.shape
         x = table[tokens].astype(dtype) + position.astype(dtype)[None, :length]
@@ -270,7 +272,7 @@ class TextTower(nn.Module):
             x = Block(config, name=f"blocks_{i}")(x, mask)
         norm = LayerNorm(config.layer_norm_eps, name="ln_final")
         x = norm(x.reshape(-1, width)).reshape(batch, length, width)
-        return _project(pool(x, tokens, config), config, width**-0.5)
+        return _project(pool(x, tokens, config), config)
 
 
 def attention_mask(tokens: Array, config: TextConfig) -> Array:
@@ -328,9 +330,34 @@ def encode_text(config: TextConfig, *, dtype: Any = None) -> Callable[[Any, Arra
 
 
 def initial_params(config: VisionConfig | TextConfig, key: Array) -> Tree:
-    """Draws float32 parameters: CLIP's scales, residual outputs divided by sqrt(2 · depth)."""
-    tower, example = _tower(config)
-    return jax.jit(tower.init)(key, jnp.zeros(example.shape, example.dtype))["params"]
+    """Draws float32 parameters: CLIP's scales, residual outputs divided by sqrt(2 · depth).
+
+    All numbers come from one draw, since compiling a draw per leaf takes XLA many seconds.
+    """
+    flat = flatten_dict(param_shapes(config), sep="/")
+    ends = list(itertools.accumulate(leaf.size for leaf in flat.values()))
+    numbers = jax.random.normal(key, (ends[-1],), jnp.float32)
+    params = {}
+    for (path, leaf), end in zip(flat.items(), ends, strict=True):
+        if path.endswith(("/scale", "/bias")):
+            params[path] = jnp.full(leaf.shape, float(path.endswith("/scale")), jnp.float32)
+        else:
+            drawn = numbers[end - leaf.size : end].reshape(leaf.shape)
+            params[path] = _initial_deviation(path, config) * drawn
+    return unflatten_dict(params, sep="/")
+
+
+def _initial_deviation(path: str, config: VisionConfig | TextConfig) -> float:
+    """Returns the standard deviation of a leaf, as in OpenAI's model.py."""
+    special: dict[str, float]
+    if isinstance(config, VisionConfig):
+        special = {"patch_embedding": (3 * config.patch_size**2) ** -0.5}
+    else:
+        special = {"token_embedding": 0.02, "position_embedding": 0.01}
+    residual = (2 * config.depth * config.width) ** -0.5
+    special |= {"out": residual, "proj": residual, "fc": (2 * config.width) ** -0.5}
+    name = path.removesuffix("/kernel").removesuffix("/embedding").rsplit("/", 1)[-1]
+    return special.get(name, config.width**-0.5)
 
 
 def param_shapes(config: VisionConfig | TextConfig) -> Tree:

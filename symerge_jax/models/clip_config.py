@@ -160,7 +160,7 @@ PRESETS: dict[str, ClipConfig] = {
     "ViT-B-32": _openai(32, 768, 12, 512, 512, 224),
     "ViT-B-16": _openai(16, 768, 12, 512, 512, 224),
     "ViT-L-14": _openai(14, 1024, 24, 768, 768, 224),
-    "tiny-64x3": _tiny(64, 3, 4, 48),
+    "tiny-64x3": _tiny(64, 3, 4, 32),
     "tiny-96x3": _tiny(96, 3, 4, 32),
     "tiny-128x4": _tiny(128, 4, 8, 96),
 }

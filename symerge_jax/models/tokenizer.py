@@ -154,10 +154,15 @@ def _read_vocabulary(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]
 
 
 def _merges(lines: list[str], path: Path) -> list[tuple[str, str]]:
-    pairs = [tuple(line.split()) for line in lines if line.strip()]
-    for pair in pairs:
-        if len(pair) != 2:
-            raise BadInput(f"{path}: expected merges of two symbols a line, got {' '.join(pair)!r}")
+    pairs = []
+    for line in lines:
+        match line.split():
+            case []:
+                continue
+            case [left, right]:
+                pairs.append((left, right))
+            case _:
+                raise BadInput(f"{path}: expected merges of two symbols a line, got {line!r}")
     return pairs
 
 
