@@ -31,7 +31,7 @@ class Parts(NamedTuple):
 def widen(leaf: Array) -> Array:
     """Returns the leaf in float32, or float64 if it is."""
     leaf = jnp.asarray(leaf)
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return leaf.astype(trees.widest(leaf.dtype, jnp.float32))
 
 
 def subtract(experts: Sequence[Params], pretrained: Params) -> TaskVectors:
@@ -112,9 +112,10 @@ def add(pretrained: Params, task_vector: Params, *, scale: float | Array = 1.0) 
         scale: the merging coefficient.
     """
 
-    def leaf(theta0: Array, tau: Array | None) -> Array:
+    def leaf(theta0: Array | None, tau: Array | None) -> Array | None:
         if tau is None:
             return theta0
+        assert theta0 is not None, "a task vector for a leaf that θ₀ lacks"
         moved = widen(theta0) + jnp.asarray(scale, tau.dtype) * tau
         return moved.astype(jnp.result_type(theta0))
 

@@ -16,17 +16,22 @@ from symerge_jax.notation import Array, Params
 ABSENT = None  # stands where a split took a leaf out; JAX sees no leaf there
 
 
+def wide(*dtypes: Any) -> Any:
+    """Returns float64 if one of the dtypes is, else float32: what to compute in."""
+    return jnp.float64 if any(jnp.dtype(d) == jnp.float64 for d in dtypes) else jnp.float32
+
+
 def path_name(path: tuple[Any, ...]) -> str:
     """Returns a key path of `jax.tree_util` as text, keys joined with '/'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def paths(tree: Params) -> list[str]:
+def paths(tree: Any) -> list[str]:
     """Returns the path of each leaf, in the order of `jax.tree.leaves`."""
     return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def check_same(tree: Params, reference: Params, *, name: str, reference_name: str) -> None:
+def check_same(tree: Any, reference: Any, *, name: str, reference_name: str) -> None:
     """Compares structure, shapes and dtypes.
 
     Args:
@@ -95,12 +100,20 @@ def task_count(tree: Params) -> int:
         raise BadInput("expected a pytree of arrays with a leading task axis, got one without leaves")
     first_path, first = leaves[0]
     for path, leaf in leaves:
-        if np.ndim(leaf) == 0 or leaf.shape[0] != first.shape[0]:
+        if np.ndim(leaf) == 0:
+            raise BadInput(f"{path_name(path)} is a scalar, expected a leading task axis")
+        if leaf.shape[0] != first.shape[0]:
             raise BadInput(
-                f"{path_name(path)} has shape {np.shape(leaf)}, expected a leading task axis of "
+                f"{path_name(path)} has shape {leaf.shape}, expected a leading task axis of "
                 f"{first.shape[0]} as {path_name(first_path)} has"
             )
     return first.shape[0]
+
+
+def widest(*dtypes: Any) -> Any:
+    """Returns the dtype that JAX promotes these to, also where it is told to promote nothing."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
 
 
 def ravel_stacked(tree: Params) -> tuple[Array, Callable[[Array], Params]]:
@@ -116,8 +129,8 @@ def ravel_stacked(tree: Params) -> tuple[Array, Callable[[Array], Params]]:
     shapes = [leaf.shape[1:] for leaf in leaves]
     dtypes = [leaf.dtype for leaf in leaves]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    widest = jnp.result_type(*dtypes)
-    flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1).astype(widest) for leaf in leaves], 1)
+    wide = widest(*dtypes)
+    flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1).astype(wide) for leaf in leaves], 1)
 
     def unravel(vector: Array) -> Params:
         parts = jnp.split(vector, ends[:-1])

@@ -18,17 +18,17 @@ from symerge_jax.notation import Array, Coefficients, Float, Params, TaskVectors
 
 def per_leaf(task_vectors: TaskVectors, value: float) -> Coefficients:
     """Returns λ = `value` for each leaf and task: leaves [task]. Kept in float32 or wider."""
-    return jax.tree.map(lambda tau: jnp.full(tau.shape[:1], value, _wide(tau)), task_vectors)
+    return jax.tree.map(lambda tau: jnp.full(tau.shape[:1], value, trees.wide(tau.dtype)), task_vectors)
 
 
 def per_task(task_vectors: TaskVectors, value: float) -> Float[Array, " task"]:
     """Returns λ = `value` for each task: one array [task]."""
     first = jax.tree.leaves(task_vectors)[0]
-    return jnp.full((trees.task_count(task_vectors),), value, _wide(first))
+    return jnp.full((trees.task_count(task_vectors),), value, trees.wide(first.dtype))
 
 
 def _wide(tau: Array) -> jnp.dtype:
-    return jnp.promote_types(tau.dtype, jnp.float32)
+    return trees.widest(tau.dtype, jnp.float32)
 
 
 @jax.custom_vjp
@@ -74,11 +74,13 @@ def interpolate(pretrained: Params, task_vectors: TaskVectors, coefficients: Coe
         shared = coefficients
         coefficients = jax.tree.map(lambda _: shared, task_vectors)
 
-    def leaf(theta0: Array, tau: Array | None, lam: Array | None) -> Array:
+    def leaf(theta0: Array | None, tau: Array | None, lam: Array | None) -> Array | None:
         if tau is None:
             return theta0
-        wide = jnp.promote_types(jnp.result_type(theta0), lam.dtype)
-        moved = jnp.tensordot(lam.astype(wide), tau.astype(wide), axes=1)
+        assert theta0 is not None and lam is not None, "θ₀, τ and λ have the same leaves"
+        wide = trees.widest(theta0.dtype, lam.dtype)
+        # Accelerators would otherwise round τ to 10 bits (TensorFloat-32).
+        moved = jnp.tensordot(lam.astype(wide), tau.astype(wide), axes=1, precision="highest")
         return (theta0.astype(wide) + moved).astype(jnp.result_type(theta0))
 
     return jax.tree.map(leaf, pretrained, task_vectors, coefficients, is_leaf=lambda x: x is None)
@@ -103,12 +105,12 @@ def as_matrix(coefficients: Coefficients, paths: Sequence[str]) -> Float[np.ndar
 
 
 def from_matrix(
-    matrix: Float[Array, "leaf task"], paths: Sequence[str], like: TaskVectors
+    matrix: Float[Array, "leaf column"], paths: Sequence[str], like: TaskVectors
 ) -> Coefficients:
     """The inverse of `as_matrix`, with the structure of `like`.
 
     Raises:
-        BadInput: the rows do not fit the leaves of `like`.
+        BadInput: the rows do not fit the leaves of `like`, or the columns its tasks.
     """
     own = trees.paths(like)
     if sorted(own) != sorted(paths) or len(matrix) != len(paths):
@@ -116,5 +118,8 @@ def from_matrix(
             f"coefficients: got {len(matrix)} rows for {len(paths)} names, expected the "
             f"{len(own)} leaves of the task vectors"
         )
+    tasks = trees.task_count(like)
+    if matrix.shape[1] != tasks:
+        raise BadInput(f"coefficients: got {matrix.shape[1]} columns, expected {tasks} tasks")
     rows = dict(zip(paths, matrix, strict=True))
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(rows[p]) for p in own])

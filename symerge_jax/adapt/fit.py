@@ -9,7 +9,7 @@ There is no place for labels here: a mini-batch holds inputs and what an expert 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,18 @@ class Batch(NamedTuple):
     step: Array
 
 
+class Pending(NamedTuple):
+    """What joint schedules gather until the next update.
+
+    Attributes:
+        gradients: summed, like the trainables.
+        touched: bool [task], whose loss is in that sum.
+    """
+
+    gradients: Any
+    touched: Array
+
+
 class Carry(NamedTuple):
     """The state of a run between chunks; saving it is saving the run."""
 
@@ -71,15 +83,12 @@ class Carry(NamedTuple):
     model_state: Any
     key: Array
     step: Array
-    gradients: Any  # summed since the last update; None if every micro-step updates
+    seen: Array  # bool [task], which tasks have had an update of their own
+    pending: Pending | None  # None if every micro-step updates
 
 
-class Loss(Protocol):
-    """(trainables, constants, model state, batch) → (loss [], model state, extra per step)."""
-
-    def __call__(
-        self, trainables: Any, constants: Any, model_state: Any, batch: Batch, /
-    ) -> tuple[Array, Any, Any]: ...
+# (trainables, constants, model state, batch) → (loss [], model state, extra kept per step)
+Loss = Callable[[Any, Any, Any, Batch], tuple[Array, Any, Any]]
 
 
 class Fitted(NamedTuple):
@@ -137,6 +146,7 @@ def fit(
     model_state: Any = (),
     optimiser: optax.GradientTransformation = ADAM,
     per_task: Any = None,
+    idle: Literal["skip", "zero"] = "skip",
     seed: int = 0,
     chunk_steps: int = CHUNK_STEPS,
     resident: bool | None = None,
@@ -158,10 +168,10 @@ def fit(
         constants: whatever else the loss needs (θ₀, τ, …), handed through.
         model_state: the network's own changing state, such as batch-norm statistics.
         optimiser: whose updates are added, times `rates`.
-        per_task: None for one optimiser over the whole tree, where an idle task's part sees zero
-            gradients and still moves by momentum ("dense"). Else a prefix of `trainables` with True for
-            parts [task, ...] that have an optimiser state per task, touched by own steps only
-            ("masked").
+        per_task: a prefix of `trainables` with True for parts [task, ...] that have an optimiser
+            state and step count per task. None for one optimiser over the whole tree.
+        idle: what happens to such a part in other tasks' steps. "skip": nothing. "zero": from its first
+            own step on it sees zero gradients, so momentum still moves it.
         seed: of the random keys in the batches.
         chunk_steps: micro-steps per call of the program.
         resident: whether inputs are kept on the device; None decides by size. Otherwise the next
@@ -203,8 +213,8 @@ def fit(
         assert coming is not None
         chunk, own, count = coming
         carry, loss_values, extra = _run_chunk(
-            carry, constants, inputs, targets, rates, chunk, own, count, len(data.sizes),
-            loss=loss, optimiser=optimiser, flags=flags,
+            carry, constants, inputs, targets, rates, chunk, own, np.int32(count), len(data.sizes),
+            loss=loss, optimiser=optimiser, flags=flags, idle=idle,
         )  # fmt: skip
         coming = load(begin + size) if begin + size < schedule.steps else None
         values = np.asarray(loss_values)[:count]
@@ -239,8 +249,13 @@ def _start(
                 f"shapes {[leaf.shape for leaf in own]}"
             )
         state = (optimiser.init(shared), jax.vmap(optimiser.init)(own))
-    zeros = jax.tree.map(jnp.zeros_like, trainables) if accumulates else None
-    return Carry(trainables, state, model_state, jax.random.key(seed), jnp.int32(0), zeros)
+    pending = _nothing(trainables, len(data.sizes)) if accumulates else None
+    seen = jnp.zeros((len(data.sizes),), bool)
+    return Carry(trainables, state, model_state, jax.random.key(seed), jnp.int32(0), seen, pending)
+
+
+def _nothing(trainables: Any, tasks: int) -> Pending:
+    return Pending(jax.tree.map(jnp.zeros_like, trainables), jnp.zeros((tasks,), bool))
 
 
 def _full_rates(rates: Any, trainables: Any) -> Any:
@@ -280,7 +295,7 @@ def _check_finite(values: np.ndarray, schedule: Schedule, begin: int) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("tasks", "loss", "optimiser", "flags"), donate_argnums=0)
+@partial(jax.jit, static_argnames=("tasks", "loss", "optimiser", "flags", "idle"), donate_argnums=0)
 def _run_chunk(
     carry: Carry,
     constants: Any,
@@ -295,18 +310,17 @@ def _run_chunk(
     loss: Loss,
     optimiser: optax.GradientTransformation,
     flags: tuple[bool, ...] | None,
+    idle: str,
 ) -> tuple[Carry, Array, Any]:
     """Runs the first `count` micro-steps of a chunk; returns losses and extras [chunk, ...]."""
     size = chunk[0].shape[0]
 
-    def micro_step(state: tuple[Carry, Array], i: Array) -> tuple[tuple[Carry, Array], Any]:
-        carry, touched = state
+    def micro_step(carry: Carry, i: Array) -> tuple[Carry, Any]:
         task, rows, mask, apply_update = (x[i] for x in chunk)
-        take = partial(jax.tree.map, lambda x: x[rows])
         batch = Batch(
             task=task,
-            inputs=take(inputs) if own_inputs is None else jax.tree.map(lambda x: x[i], own_inputs),
-            targets=take(targets),
+            inputs=_rows(inputs, rows) if own_inputs is None else _rows(own_inputs, i),
+            targets=_rows(targets, rows),
             mask=mask,
             key=jax.random.fold_in(carry.key, carry.step),
             step=carry.step,
@@ -319,48 +333,37 @@ def _run_chunk(
         (value, (model_state, extra)), gradients = jax.value_and_grad(with_aux, has_aux=True)(
             carry.trainables
         )
-        touched = touched.at[task].set(True)
         carry = carry._replace(model_state=model_state, step=carry.step + 1)
-        step = partial(_update, rates=rates, optimiser=optimiser, flags=flags)
-        if carry.gradients is None:
-            carry, touched = step(carry, gradients, touched)
-        else:
-            total = jax.tree.map(jnp.add, carry.gradients, gradients)
-            carry, touched = jax.lax.cond(
-                apply_update,
-                lambda c, t, g: step(c._replace(gradients=jax.tree.map(jnp.zeros_like, g)), g, t),
-                lambda c, t, g: (c._replace(gradients=g), t),
-                carry,
-                touched,
-                total,
-            )
-        return (carry, touched), (value, extra)
+        here = jnp.arange(tasks, dtype=task.dtype) == task
+        update = partial(_update, rates=rates, optimiser=optimiser, flags=flags, idle=idle)
+        if carry.pending is None:
+            return update(carry, gradients, here), (value, extra)
+        pending = Pending(
+            jax.tree.map(jnp.add, carry.pending.gradients, gradients), carry.pending.touched | here
+        )
+        empty = _nothing(carry.trainables, tasks)
+        carry = jax.lax.cond(
+            apply_update,
+            lambda c: update(c._replace(pending=empty), *pending),
+            lambda c: c._replace(pending=pending),
+            carry,
+        )
+        return carry, (value, extra)
 
-    # A task is touched since the last update if the run stopped between two; see `_touched`.
-    touched = _touched(carry, tasks)
-    shapes = jax.eval_shape(lambda s: micro_step(s, jnp.int32(0))[1], (carry, touched))
+    shapes = jax.eval_shape(lambda c: micro_step(c, jnp.int32(0))[1], carry)
     outputs = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
 
     def body(i: Array, loop: Any) -> Any:
-        state, outputs = loop
-        state, made = micro_step(state, i)
-        return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), outputs, made)
+        carry, outputs = loop
+        carry, made = micro_step(carry, i)
+        return carry, jax.tree.map(lambda all_, one: all_.at[i].set(one), outputs, made)
 
-    (carry, _), (values, extra) = jax.lax.fori_loop(
-        0, jnp.int32(count), body, ((carry, touched), outputs)
-    )
+    carry, (values, extra) = jax.lax.fori_loop(0, count, body, (carry, outputs))
     return carry, values, extra
 
 
-def _touched(carry: Carry, tasks: int) -> Array:
-    """Tasks with a gradient since the last update; after an update there is none.
-
-    Chunks may end between updates, so a summed gradient that is not zero marks all tasks: the
-    chunk boundary would otherwise change which idle heads move.
-    """
-    if carry.gradients is None:
-        return jnp.zeros((tasks,), bool)
-    raise NotImplementedError
+def _rows(tree: Any, at: Array) -> Any:
+    return jax.tree.map(lambda x: x[at], tree)
 
 
 def _update(
@@ -371,28 +374,30 @@ def _update(
     rates: Any,
     optimiser: optax.GradientTransformation,
     flags: tuple[bool, ...] | None,
-) -> tuple[Carry, Array]:
-    """One optimiser step; `touched` tasks are those whose masked state moves."""
+    idle: str,
+) -> Carry:
+    """One optimiser step on the gradients of the `touched` tasks, bool [task]."""
     trainables = carry.trainables
+    seen = carry.seen | touched
     if flags is None:
         updates, state = optimiser.update(gradients, carry.optimiser, trainables)
     else:
         own, shared = _parts(trainables, flags)
         own_gradients, shared_gradients = _parts(gradients, flags)
-        shared_updates, shared_state = optimiser.update(
-            shared_gradients, carry.optimiser[0], shared
-        )
-        own_updates, own_state = jax.vmap(optimiser.update)(own_gradients, carry.optimiser[1], own)
+        shared_state, own_state = carry.optimiser
+        shared_updates, shared_state = optimiser.update(shared_gradients, shared_state, shared)
+        moved_updates, moved_state = jax.vmap(optimiser.update)(own_gradients, own_state, own)
+        active = seen if idle == "zero" else touched
 
-        def where_touched(new: Array, old: Array) -> Array:
-            return jnp.where(touched.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+        def where_active(new: Array, old: Array) -> Array:
+            return jnp.where(active.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-        own_state = jax.tree.map(where_touched, own_state, carry.optimiser[1])
-        own_updates = [where_touched(u, jnp.zeros_like(u)) for u in own_updates]
-        state = (shared_state, own_state)
-        mine, theirs = iter(own_updates), iter(shared_updates)
+        state = (shared_state, jax.tree.map(where_active, moved_state, own_state))
+        own_updates = iter([where_active(u, jnp.zeros_like(u)) for u in moved_updates])
+        shared_updates = iter(shared_updates)
         updates = jax.tree.unflatten(
-            jax.tree.structure(trainables), [next(mine if flag else theirs) for flag in flags]
+            jax.tree.structure(trainables),
+            [next(own_updates if flag else shared_updates) for flag in flags],
         )
     moved = jax.tree.map(lambda x, u, rate: x + rate * u, trainables, updates, rates)
-    return carry._replace(trainables=moved, optimiser=state), jnp.zeros_like(touched)
+    return carry._replace(trainables=moved, optimiser=state, seen=seen)

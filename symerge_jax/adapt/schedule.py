@@ -105,7 +105,7 @@ def sequential(
         seed: of task order and data order, which have independent streams.
         shuffle_tasks: False visits tasks in their given order.
     """
-    _check_sizes(sizes, iterations, batch_size)
+    _check_sizes(sizes, iterations=iterations, batch_size=batch_size)
     tasks = len(sizes)
     order = _task_order(tasks, iterations, seed, shuffle_tasks)
     streams = [_stream(n, iterations, batch_size, seed, k) for k, n in enumerate(sizes)]
@@ -120,12 +120,28 @@ def sequential(
     )
 
 
-def joint(sizes: Sequence[int], *, iterations: int, batch_size: int, seed: int) -> Schedule:
-    """One optimiser step per iteration on the sum of all tasks' losses (AdaMerging's authors)."""
+def joint(
+    sizes: Sequence[int], *, iterations: int, batch_size: int, seed: int, batches: int = 1
+) -> Schedule:
+    """One optimiser step per iteration on the sum over tasks and mini-batches (AdaMerging).
+
+    Args:
+        sizes: number of inputs of each task.
+        iterations: optimiser steps; there are iterations · tasks · batches micro-steps.
+        batch_size: samples per micro-step.
+        seed: of the data order; tasks are visited in their given order.
+        batches: mini-batches per task and iteration.
+    """
+    _check_sizes(sizes, iterations=iterations, batch_size=batch_size, batches=batches)
     schedule = sequential(
-        sizes, iterations=iterations, batch_size=batch_size, seed=seed, shuffle_tasks=False
+        sizes,
+        iterations=iterations * batches,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle_tasks=False,
     )
-    last = np.arange(schedule.steps) % len(sizes) == len(sizes) - 1
+    group = len(sizes) * batches
+    last = np.arange(schedule.steps) % group == group - 1
     return schedule._replace(apply_update=last)
 
 
@@ -154,9 +170,9 @@ def _stream(
     )
 
 
-def _check_sizes(sizes: Sequence[int], iterations: int, batch_size: int) -> None:
+def _check_sizes(sizes: Sequence[int], **counts: int) -> None:
     if len(sizes) == 0 or min(sizes) < 1:
         raise BadInput(f"schedule: each task needs at least one input, got sizes {list(sizes)}")
-    for name, value in (("iterations", iterations), ("batch_size", batch_size)):
+    for name, value in counts.items():
         if value < 1:
             raise BadInput(f"schedule: {name} must be at least 1, got {value}")

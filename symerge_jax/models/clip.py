@@ -115,7 +115,7 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
     Returns:
         [batch, t, heads, features] in the dtype of `value`.
     """
-    # Heads before tokens: XLA's CPU matrix products are a fifth faster in this order.
+    # Heads before tokens: XLA's CPU matrix products are up to a fifth faster so.
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     scores = jnp.einsum("bhtc,bhsc->bhts", query * query.shape[-1] ** -0.5, key)
     scores = scores.astype(_wide(scores.dtype))
@@ -357,7 +357,7 @@ def _initial_deviation(path: str, config: VisionConfig | TextConfig) -> float:
     residual = (2 * config.depth * config.width) ** -0.5
     special |= {"out": residual, "proj": residual, "fc": (2 * config.width) ** -0.5}
     name = path.removesuffix("/kernel").removesuffix("/embedding").rsplit("/", 1)[-1]
-    return special.get(name, config.width**-0.5)
+    return special.get(name, float(config.width**-0.5))
 
 
 def param_shapes(config: VisionConfig | TextConfig) -> Tree:

@@ -1,0 +1,226 @@
+"""SyMerge: learn the merging coefficients together with one task-specific layer, by self-labels.
+
+"SyMerge" (ICML 2026), arXiv 2412.19098. Per step: a mini-batch of one task's unlabelled inputs, the encoder
+θ = θ₀ + Σ_k clip(λ_k, 0, 1) τ_k, that task's head, and cross-entropy to the classes its expert predicts. One
+optimiser step per task and iteration, tasks in a new order each time; Adam over λ and the heads.
+
+As the released code where it differs from the paper: a sample is dropped only if merged model and expert
+disagree and the merged one is surer (the paper's text: whenever it is surer). Departures: a
+mini-batch of which nothing is kept gives loss 0 and no gradient (NaN there).
+
+Adam on idle heads follows PyTorch, which changed: up to version 1.x a head sees zero gradients in other
+tasks' steps, from its own first step on, and moves by momentum ("dense", the paper's version and our
+default); since 2.0 it is left alone ("masked"). Both keep a step count per head.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symerge_jax import trees
+from symerge_jax.adapt import schedule as schedules
+from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_leaf
+from symerge_jax.adapt.fit import Carry, fit, pool
+from symerge_jax.adapt.merged import (
+    OBJECTIVES,
+    Classify,
+    Constants,
+    Encode,
+    Trainables,
+    encoder_loss,
+    head_loss,
+    objective_ids,
+)
+from symerge_jax.adapt.objectives import FILTERS, ExpertLabels
+from symerge_jax.adapt.schedule import Schedule
+from symerge_jax.errors import BadInput
+from symerge_jax.evaluate import predict
+from symerge_jax.notation import Array, Bool, Coefficients, Float, Params, TaskVectors
+
+OnChunk = Callable[[Carry, np.ndarray], None]
+
+
+class Adapted(NamedTuple):
+    """The result of an adaptation.
+
+    Attributes:
+        params: the merged encoder θ, leaves [...].
+        coefficients: λ as trained, not clamped, leaves [task].
+        heads: leaves [task, ...].
+        losses: float [step], before each step's update.
+        kept: bool [step, batch], which samples counted.
+    """
+
+    params: Params
+    coefficients: Coefficients
+    heads: Params
+    losses: Float[np.ndarray, " step"]
+    kept: Bool[np.ndarray, "step batch"]
+
+
+def symerge(
+    encode: Encode,
+    classify: Classify,
+    pretrained: Params,
+    task_vectors: TaskVectors,
+    heads: Params,
+    inputs: Sequence[Any],
+    experts: Sequence[ExpertLabels],
+    *,
+    classes: Bool[Array, "task classes"] | None = None,
+    iterations: int = 500,
+    batch_size: int = 32,
+    head_rate: float = 0.01,
+    coefficient_rate: float = 0.01,
+    initial_coefficient: float = 0.3,
+    coefficients: Coefficients | None = None,
+    confidence_filter: Literal["none", "code", "paper"] = "code",
+    idle_heads: Literal["dense", "masked"] = "dense",
+    clamp: bool = True,
+    seed: int = 0,
+    schedule: Schedule | None = None,
+    on_chunk: OnChunk | None = None,
+) -> Adapted:
+    """Adapts coefficients and heads to unlabelled inputs.
+
+    Args:
+        encode: (θ, inputs [batch, ...]) → features [batch, features]. Pass the same function
+            objects again to reuse the compiled program.
+        classify: (head, features) → logits [batch, classes].
+        pretrained: θ₀.
+        task_vectors: τ, leaves [task, ...].
+        heads: leaves [task, ...], padded to one number of classes.
+        inputs: one pytree per task, leaves [n, ...]: the unlabelled inputs.
+        experts: one per task: what its expert says about those inputs (`expert_predictions`).
+        classes: which rows of the padded heads exist; None for all.
+        iterations: rounds over the tasks.
+        batch_size: inputs per step.
+        head_rate: Adam's learning rate for the heads; 0 keeps them (coefficients only).
+        coefficient_rate: Adam's learning rate for λ; 0 keeps the encoder bit-identical (head only), and its
+            features are worked out once. The paper takes 0.001 when only λ is trained.
+        initial_coefficient: of every leaf and task. The paper takes 0.3 for 8 tasks, 0.1 for 14 and 20.
+        coefficients: λ to start from instead.
+        confidence_filter: which samples count: all ("none"), the released code's rule ("code") or
+            the paper's text ("paper").
+        idle_heads: "dense", heads of other tasks move by momentum; "masked", only by own steps.
+        clamp: whether λ is clipped to [0, 1] in the forward pass.
+        seed: of task order and batches.
+        schedule: replaces `iterations`, `batch_size` and `seed`.
+        on_chunk: see `fit`.
+
+    Raises:
+        BadInput: shapes that do not fit together, an unknown option, a loss that is not finite.
+    """
+    _check_option("confidence_filter", confidence_filter, FILTERS)
+    _check_option("idle_heads", idle_heads, ("dense", "masked"))
+    if len(experts) != len(inputs):
+        raise BadInput(f"got predictions of {len(experts)} experts for inputs of {len(inputs)} tasks")
+    return adapt(
+        encode, classify, pretrained, task_vectors, heads, inputs, experts,
+        classes=classes,
+        objective=confidence_filter,
+        rates=Trainables(coefficient_rate, head_rate),
+        coefficients=per_leaf(task_vectors, initial_coefficient) if coefficients is None else coefficients,
+        idle="zero" if idle_heads == "dense" else "skip",
+        clamp=clamp,
+        seed=seed,
+        schedule=schedule or schedules.sequential(
+            _sizes(inputs), iterations=iterations, batch_size=batch_size, seed=seed
+        ),
+        on_chunk=on_chunk,
+    )  # fmt: skip
+
+
+def adapt(
+    encode: Encode,
+    classify: Classify,
+    pretrained: Params,
+    task_vectors: TaskVectors,
+    heads: Params,
+    inputs: Sequence[Any],
+    experts: Sequence[ExpertLabels],
+    *,
+    classes: Bool[Array, "task classes"] | None,
+    objective: str,
+    rates: Trainables,
+    coefficients: Coefficients,
+    idle: Literal["skip", "zero"],
+    clamp: bool,
+    seed: int,
+    schedule: Schedule,
+    on_chunk: OnChunk | None,
+) -> Adapted:
+    """The run that SyMerge and AdaMerging share; their functions explain the arguments."""
+    count = trees.task_count(task_vectors)
+    if not len(inputs) == trees.task_count(heads) == count:
+        raise BadInput(
+            f"got {count} task vectors, {trees.task_count(heads)} heads and inputs of {len(inputs)} "
+            "tasks; expected one of each per task"
+        )
+    if classes is None:
+        classes = _all_classes(classify, encode, pretrained, heads, inputs)
+    objectives = objective_ids(objective, count)
+    trainables = Trainables(coefficients, heads)
+    if rates.coefficients == 0:
+        theta = _merged(pretrained, task_vectors, coefficients, clamp)
+        features = [predict(encode, theta, own) for own in inputs]
+        data, loss = pool(features, experts), head_loss(classify)
+        constants = Constants((), (), jnp.asarray(classes), objectives)
+    else:
+        data, loss = pool(inputs, experts), encoder_loss(encode, classify, clamp)
+        constants = Constants(pretrained, task_vectors, jnp.asarray(classes), objectives)
+    fitted = fit(
+        loss, trainables, data, schedule,
+        rates=rates,
+        constants=constants,
+        per_task=Trainables(False, True),
+        idle=idle,
+        seed=seed,
+        on_chunk=on_chunk,
+    )  # fmt: skip
+    trained: Trainables = fitted.trainables
+    return Adapted(
+        _merged(pretrained, task_vectors, trained.coefficients, clamp),
+        trained.coefficients,
+        trained.heads,
+        fitted.losses,
+        fitted.extra.kept,
+    )
+
+
+@jax.jit
+def _merge_clamped(pretrained: Params, task_vectors: TaskVectors, lam: Coefficients) -> Params:
+    return interpolate(pretrained, task_vectors, clamp_all(lam))
+
+
+def _merged(
+    pretrained: Params, task_vectors: TaskVectors, coefficients: Coefficients, clamp: bool
+) -> Params:
+    if clamp:
+        return _merge_clamped(pretrained, task_vectors, coefficients)
+    return jax.jit(interpolate)(pretrained, task_vectors, coefficients)
+
+
+def _sizes(inputs: Sequence[Any]) -> list[int]:
+    return [len(jax.tree.leaves(own)[0]) for own in inputs]
+
+
+def _all_classes(
+    classify: Classify, encode: Encode, pretrained: Params, heads: Params, inputs: Sequence[Any]
+) -> Array:
+    """Every row of the heads counts; how many there are is read from the shape of the logits."""
+    head = jax.tree.map(lambda x: x[0], heads)
+    first = jax.tree.map(lambda x: np.asarray(x[:1]), inputs[0])
+    logits = jax.eval_shape(lambda p, h, x: classify(h, encode(p, x)), pretrained, head, first)
+    return jnp.ones((len(inputs), logits.shape[-1]), bool)
+
+
+def _check_option(name: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise BadInput(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+assert set(FILTERS) < set(OBJECTIVES)
