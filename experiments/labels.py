@@ -39,6 +39,8 @@ METHODS = {
 
 METRICS = {
     "accuracy": "accuracy (%)",
+    "held_out_accuracy": "held-out accuracy (%)",
+    "ece": "calibration error (%)",
     "miou": "mIoU (%)",
     "pixel_accuracy": "pixel accuracy (%)",
     "depth_abs_error": "absolute depth error",

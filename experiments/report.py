@@ -120,10 +120,29 @@ def _cells(record: Record) -> dict[str, list[str]]:
         "mean": [number(summary[m]["mean"], summary[m]["std"]) for m in methods],
         "norm. %": [number(summary[m]["normalised"]) for m in methods],
     }
+    mains = _main_metrics(record)
+    # Where tasks are all scored by one metric, the others are given as a mean over tasks.
+    for metric in _side_metrics(record):
+        values = [summary[m]["metrics"].get(metric, {}) for m in methods]
+        cells[metric_label(metric)] = [number(v.get("mean"), v.get("std")) for v in values]
     for pair in records.columns(record):
-        values = [records.over_seeds(record, m, *pair)[0] for m in methods]
-        cells[_heading(pair, record)] = [number(value) for value in values]
+        if len(set(mains.values())) > 1 or pair[1] == mains[pair[0]]:
+            values = [records.over_seeds(record, m, *pair)[0] for m in methods]
+            cells[_heading(pair, record)] = [number(value) for value in values]
     return cells
+
+
+def _main_metrics(record: Record) -> dict[str, str]:
+    """Task → the first metric recorded for it."""
+    return {r["task"]: r["metric"] for r in reversed(record["results"])}
+
+
+def _side_metrics(record: Record) -> list[str]:
+    """Metrics beside the main one, where all tasks have the same main one."""
+    mains = set(_main_metrics(record).values())
+    if len(mains) != 1:
+        return []
+    return [m for m in dict.fromkeys(r["metric"] for r in record["results"]) if m not in mains]
 
 
 def _blocks(record: Record, width: int) -> list[dict[str, list[str]]]:
@@ -157,14 +176,14 @@ def _table(record: Record, columns: dict[str, list[str]]) -> Table:
 def _heading(pair: tuple[str, str], record: Record) -> str:
     """The task; with its metric where the record has several."""
     task, metric = pair
-    several = len({r["metric"] for r in record["results"]}) > 1
+    several = len(set(_main_metrics(record).values())) > 1
     return f"{task}: {metric_label(metric)}" if several else task
 
 
 def _caption(record: Record) -> str:
     """What the numbers are and where they come from, in one line."""
     seeds = sorted({r["seed"] for r in record["results"]})
-    metrics = {metric for _, metric in records.columns(record)}
+    metrics = set(_main_metrics(record).values())
     what = metric_label(metrics.pop()).capitalize() if len(metrics) == 1 else "Test scores"
     tests = sorted({r["n"] for r in record["results"]})
     sizes = str(tests[0]) if len(tests) == 1 else f"{tests[0]}–{tests[-1]}" if tests else "no"

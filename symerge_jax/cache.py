@@ -40,6 +40,7 @@ def cached(
     make: Callable[[], Arrays],
     *,
     report: Callable[[str], object] = _LOG.warning,
+    renew: bool = False,
 ) -> Arrays:
     """Returns what `make()` returned for this key: from disk if it is there, else made and stored.
 
@@ -50,6 +51,7 @@ def cached(
             (which count by their content). Hash larger inputs with `digest` first.
         make: makes the arrays, a nested dict with names free of "/" and no empty dict in it.
         report: receives one line when a damaged file is found and made again.
+        renew: make and store again even if it is there.
 
     Returns:
         The nested dict with NumPy arrays at its leaves, names sorted; the same on a hit as on a
@@ -64,7 +66,7 @@ def cached(
     text = _canonical({"format": FORMAT, "kind": kind, "key": key})
     name = hashlib.sha256(text.encode()).hexdigest()
     path = make_folder(Path(folder) / kind) / f"{name}.safetensors"
-    if os.path.exists(path):
+    if os.path.exists(path) and not renew:
         try:
             return unflatten(_read(path, text))
         except _Damaged as damage:

@@ -1,4 +1,7 @@
-"""Evaluation: push batches through `apply`, then let a metric look at the outputs. The only such loop."""
+"""Evaluation: push batches through `apply`, then let a metric look at the outputs.
+
+The only such loop of the library.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,8 +21,8 @@ Metric = Callable[[Array, Array], Any]  # (outputs [n, ...], truth [n, ...]) →
 def predict(apply: Apply, params: Params, inputs: Any, *, batch_size: int = 250) -> Any:
     """Returns `apply(params, inputs)` as NumPy arrays, worked out batch by batch.
 
-    The program is compiled once per `apply` and shapes; the last batch is padded, so the number of inputs
-    does not matter.
+    The program is compiled once per `apply` and shapes; the last batch is padded, so the number of
+    inputs does not matter.
 
     Args:
         apply: a pure function; pass the same object to reuse its program.

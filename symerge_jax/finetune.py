@@ -1,11 +1,11 @@
-"""Makes experts: fine-tunes an encoder, and its head if there is no zero-shot one, on labelled images.
+"""Makes experts: fine-tunes an encoder, and its head if it is not a zero-shot one, with labels.
 
-The recipe of the task-arithmetic experts (Ilharco et al., 2023, appendix): all of the encoder is trained against
-the head with cross-entropy, warm-up, cosine decay to zero, gradient norm clipped to 1. This is the only
-training here that sees labels.
+The recipe of the task-arithmetic experts (Ilharco et al., 2023, appendix): all of the encoder is
+trained against the head with cross-entropy, warm-up, cosine decay to zero, gradient norm clipped
+to 1. This is the only training here that sees labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from symerge_jax import trees
 from symerge_jax.errors import BadInput
 from symerge_jax.notation import Array, Params
 
@@ -86,9 +87,8 @@ def finetune(
         raise BadInput(f"cannot fine-tune: {len(images)} images, but {len(labels)} labels")
     tx = _optimiser(recipe)
     rows = _batches(len(images), recipe, seed)
-    carry = (pretrained, head)
-    carry = jax.tree.map(jnp.array, carry)
-    state = (carry, tx.init(carry), jax.random.key(seed))
+    trainables = trees.copied((pretrained, head))
+    state = (trainables, jax.jit(tx.init)(trainables), jax.random.key(seed))
     images, labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
     losses = []
     for begin in range(0, recipe.steps, chunk_steps):
@@ -112,7 +112,9 @@ def finetune(
 def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
     def schedule(peak: float) -> optax.Schedule:
         warm = max(1, round(recipe.steps * recipe.warmup))
-        return optax.warmup_cosine_decay_schedule(peak / warm, peak, warm, max(recipe.steps, warm + 1))
+        return optax.warmup_cosine_decay_schedule(
+            peak / warm, peak, warm, max(recipe.steps, warm + 1)
+        )
 
     def group(peak: float) -> optax.GradientTransformation:
         if peak == 0:
@@ -123,7 +125,10 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
             return optax.adamw(schedule(peak), weight_decay=recipe.weight_decay)
         raise BadInput(f"optimiser must be sgd or adamw, got {recipe.optimiser!r}")
 
-    groups = {"encoder": group(recipe.learning_rate), "head": group(recipe.head_rate)}
+    groups: dict[Hashable, optax.GradientTransformation] = {
+        "encoder": group(recipe.learning_rate),
+        "head": group(recipe.head_rate),
+    }
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip), optax.partition(groups, ("encoder", "head"))
     )

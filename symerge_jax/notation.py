@@ -4,13 +4,13 @@
 |---|---|---|---|
 | θ₀ | pretrained | a pytree, leaves [...] | the pre-trained encoder |
 | θ_k | experts[k] | the same pytree | the encoder fine-tuned on task k |
-| τ_k = θ_k − θ₀ | task_vectors | the same pytree, leaves [task, ...] | all task vectors in one pytree |
+| τ_k = θ_k − θ₀ | task_vectors | the same pytree, leaves [task, ...] | all task vectors, stacked |
 | λ | coefficients | the same pytree, leaves [task]; or one [task] | merging coefficients |
 | θ | merged | the same pytree, leaves [...] | θ₀ + Σ_k λ_k τ_k |
 | z | logits | [batch, classes] | what a head makes of features |
 
-Axes: `task`, `batch`, `classes`, `features`, `step`, and `n` for raveled parameters. A leaf is one tensor of
-the source checkpoint, hence one coefficient per task.
+Axes: `task`, `batch`, `classes`, `features`, `step`, and `n` for raveled parameters. A leaf is one
+tensor of the source checkpoint, hence one coefficient per task.
 
 Shape annotations are jaxtyping's. It is needed only to check them, as the tests do; without it
 they mean nothing and cost nothing.

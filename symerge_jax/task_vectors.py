@@ -1,6 +1,7 @@
 """Task vectors: τ_k = θ_k − θ₀, all of them in one pytree, and back to a model, θ₀ + scale · τ*.
 
-Ilharco et al., "Editing Models with Task Arithmetic", 2023. https://arxiv.org/abs/2212.04089, section 2.
+Ilharco et al., "Editing Models with Task Arithmetic", 2023. https://arxiv.org/abs/2212.04089,
+section 2.
 
 Half-precision weights are widened to float32 before the subtraction, so that small differences
 survive, and results are cast back to the dtype they came in.
@@ -31,7 +32,7 @@ class Parts(NamedTuple):
 def widen(leaf: Array) -> Array:
     """Returns the leaf in float32, or float64 if it is."""
     leaf = jnp.asarray(leaf)
-    return leaf.astype(trees.widest(leaf.dtype, jnp.float32))
+    return leaf.astype(trees.wide(leaf.dtype))
 
 
 def subtract(experts: Sequence[Params], pretrained: Params) -> TaskVectors:
@@ -50,16 +51,33 @@ def subtract(experts: Sequence[Params], pretrained: Params) -> TaskVectors:
     if len(experts) < 2:
         raise BadInput(f"merging needs at least two experts, got {len(experts)}")
     for k, expert in enumerate(experts):
-        trees.check_same(expert, pretrained, name=f"expert {k}", reference_name="the pre-trained model")
+        trees.check_same(
+            expert, pretrained, name=f"expert {k}", reference_name="the pre-trained model"
+        )
     start, _ = trees.split(pretrained, trees.is_floating)
     floats = [trees.split(expert, trees.is_floating)[0] for expert in experts]
 
+    task_vectors = _differences(start, floats)
+    check_finite(task_vectors)
+    return task_vectors
+
+
+@jax.jit  # one program for all leaves: outside jit each shape would be compiled on its own
+def _differences(start: Params, experts: list[Params]) -> TaskVectors:
     def leaf(theta0: Array, *thetas: Array) -> Array:
         return jnp.stack([widen(theta) - widen(theta0) for theta in thetas])
 
-    task_vectors = jax.tree.map(leaf, start, *floats)
-    check_finite(task_vectors)
-    return task_vectors
+    return jax.tree.map(leaf, start, *experts)
+
+
+@jax.jit
+def _finite(task_vectors: TaskVectors) -> Params:
+    return jax.tree.map(lambda x: jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1), task_vectors)
+
+
+@jax.jit
+def _changed(task_vectors: TaskVectors) -> Params:
+    return jax.tree.map(lambda x: (x != 0).any(), task_vectors)
 
 
 def check_finite(task_vectors: TaskVectors, names: Sequence[str] | None = None) -> None:
@@ -72,8 +90,8 @@ def check_finite(task_vectors: TaskVectors, names: Sequence[str] | None = None) 
     Raises:
         BadInput: names the first leaf and task with a value that is not finite.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(task_vectors):
-        rows = np.asarray(jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1))
+    for path, finite in jax.tree_util.tree_leaves_with_path(_finite(task_vectors)):
+        rows = np.asarray(finite)
         if not rows.all():
             k = int(np.argmin(rows))
             raise BadInput(
@@ -91,8 +109,12 @@ def split_untrained(pretrained: Params, task_vectors: TaskVectors) -> tuple[Part
     Returns:
         θ₀ in two parts, and τ without the untrained leaves. `give_back` joins a merged model.
     """
-    changed = jax.tree.map(lambda tau: bool(jnp.any(tau != 0)), task_vectors)
-    flags = {path for path, flag in zip(trees.paths(changed), jax.tree.leaves(changed), strict=True) if flag}
+    changed = _changed(task_vectors)
+    flags = {
+        path
+        for path, flag in zip(trees.paths(changed), jax.tree.leaves(changed), strict=True)
+        if bool(flag)
+    }
     merged, aside = trees.split(pretrained, lambda path, _: path in flags)
     trained, _ = trees.split(task_vectors, lambda path, _: path in flags)
     return Parts(merged, aside), trained

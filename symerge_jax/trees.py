@@ -31,6 +31,12 @@ def paths(tree: Any) -> list[str]:
     return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+@jax.jit
+def copied(tree: Params) -> Params:
+    """Returns new arrays of the same content, for a program that reuses its arguments' memory."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def check_same(tree: Any, reference: Any, *, name: str, reference_name: str) -> None:
     """Compares structure, shapes and dtypes.
 
@@ -97,7 +103,9 @@ def task_count(tree: Params) -> int:
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
-        raise BadInput("expected a pytree of arrays with a leading task axis, got one without leaves")
+        raise BadInput(
+            "expected a pytree of arrays with a leading task axis, got one without leaves"
+        )
     first_path, first = leaves[0]
     for path, leaf in leaves:
         if np.ndim(leaf) == 0:
@@ -110,27 +118,21 @@ def task_count(tree: Params) -> int:
     return first.shape[0]
 
 
-def widest(*dtypes: Any) -> Any:
-    """Returns the dtype that JAX promotes these to, also where it is told to promote nothing."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*dtypes)
-
-
 def ravel_stacked(tree: Params) -> tuple[Array, Callable[[Array], Params]]:
     """Flattens leaves [task, ...] to one float array [task, n].
 
     Needs a second copy of all task vectors; for methods whose thresholds are global.
 
     Returns:
-        The array in the widest dtype of the leaves, and the function that cuts a vector [n] back
+        The array in float32, or float64 if a leaf is, and the function that cuts a vector [n] back
         into the shapes and dtypes of one task's leaves.
     """
     leaves, structure = jax.tree.flatten(tree)
     shapes = [leaf.shape[1:] for leaf in leaves]
     dtypes = [leaf.dtype for leaf in leaves]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    wide = widest(*dtypes)
-    flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1).astype(wide) for leaf in leaves], 1)
+    rows = [leaf.reshape(leaf.shape[0], -1).astype(wide(*dtypes)) for leaf in leaves]
+    flat = jnp.concatenate(rows, axis=1)
 
     def unravel(vector: Array) -> Params:
         parts = jnp.split(vector, ends[:-1])

@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from trees_close import assert_trees_close
 
 from symerge_jax.merge.average import weight_average
 from symerge_jax.merge.task_arithmetic import task_arithmetic
 from symerge_jax.task_vectors import add, subtract
-from trees_close import assert_trees_close
 
 TAU = {"w": jnp.array([[4.0, -1.0], [2.0, 5.0], [0.0, -1.0]])}
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees_close import assert_trees_close, assert_trees_equal
 
 from symerge_jax import trees
 from symerge_jax.adapt.coefficients import (
@@ -18,7 +19,6 @@ from symerge_jax.adapt.coefficients import (
 from symerge_jax.errors import BadInput
 from symerge_jax.merge.task_arithmetic import task_arithmetic
 from symerge_jax.task_vectors import add, subtract
-from trees_close import assert_trees_close, assert_trees_equal
 
 
 def model(seed):

@@ -52,7 +52,12 @@ def test_a_metric_sees_the_whole_set_once():
 
     truth = np.arange(7)
     scores = evaluate(
-        total, jnp.float32(1), INPUTS, truth, {"n": count, "max": lambda o, t: o.max()}, batch_size=3
+        total,
+        jnp.float32(1),
+        INPUTS,
+        truth,
+        {"n": count, "max": lambda o, t: o.max()},
+        batch_size=3,
     )
     assert seen == [((7,), (7,))]
     assert scores == {"n": 7.0, "max": 25.0}

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees_close import assert_trees_close, assert_trees_equal
 
 from symerge_jax.adapt.fit import ADAM, Batch, Data, fit, pool
 from symerge_jax.adapt.schedule import Schedule, joint, sequential
 from symerge_jax.errors import BadInput
-from trees_close import assert_trees_close, assert_trees_equal
 
 SIZES = [7, 5, 6]
 WIDTH = 3
@@ -49,7 +49,9 @@ def data():
 IN_TURN = sequential(SIZES, iterations=6, batch_size=4, seed=0)
 JOINT = joint(SIZES, iterations=4, batch_size=4, seed=0, batches=2)
 every_schedule = pytest.mark.parametrize("schedule", [IN_TURN, JOINT], ids=["in turn", "joint"])
-every_state = pytest.mark.parametrize("per_task", [None, PER_TASK], ids=["dense", "masked"])
+# One state over the whole tree; one per head that other tasks' steps skip, or feed with zeros.
+ONE, SKIP, ZERO = {}, {"per_task": PER_TASK}, {"per_task": PER_TASK, "idle": "zero"}
+every_state = pytest.mark.parametrize("state", [ONE, SKIP, ZERO], ids=["one", "skip", "zero"])
 
 
 def run(data, schedule=IN_TURN, trainables=START, **options):
@@ -74,7 +76,7 @@ def value_and_gradient(trainables, batch):
     return jax.value_and_grad(lambda t: loss(t, jnp.float32(1), (), batch)[0])(trainables)
 
 
-def by_hand_dense(data, schedule):
+def by_hand_one(data, schedule):
     """One optax state over the whole tree; a group of rates as two labelled optimisers."""
     adam = optax.partition(
         {"shared": optax.adam(RATES.shared), "heads": optax.adam(RATES.heads)},
@@ -93,12 +95,15 @@ def by_hand_dense(data, schedule):
     return trainables, np.array(losses)
 
 
-def by_hand_masked(data, schedule):
-    """One optax state for what is shared and one per head, moved only by its own task's loss."""
+def by_hand_skip(data, schedule, *, zero=False):
+    """One optax state for what is shared and one per head, moved only by its own task's loss.
+
+    With `zero`, heads that have had an own step see zero gradients in the others' steps.
+    """
     adam, head_adam = optax.adam(RATES.shared), optax.adam(RATES.heads)
     shared, heads = START.shared, list(START.heads)
     state, states = adam.init(shared), [head_adam.init(head) for head in heads]
-    total, touched, losses = jax.tree.map(jnp.zeros_like, START), set(), []
+    total, touched, seen, losses = jax.tree.map(jnp.zeros_like, START), set(), set(), []
     for update, batch in batches(data, schedule):
         value, gradients = value_and_gradient(Both(shared, jnp.stack(heads)), batch)
         losses.append(value)
@@ -107,27 +112,32 @@ def by_hand_masked(data, schedule):
         if update:
             updates, state = adam.update(total.shared, state)
             shared = optax.apply_updates(shared, updates)
-            for k in touched:
+            seen |= touched
+            for k in seen if zero else touched:
                 updates, states[k] = head_adam.update(total.heads[k], states[k])
                 heads[k] = optax.apply_updates(heads[k], updates)
             total, touched = jax.tree.map(jnp.zeros_like, START), set()
     return Both(shared, jnp.stack(heads)), np.array(losses)
 
 
+def by_hand_zero(data, schedule):
+    return by_hand_skip(data, schedule, zero=True)
+
+
 @every_schedule
 @pytest.mark.parametrize(
-    ("per_task", "by_hand"),
-    [(None, by_hand_dense), (PER_TASK, by_hand_masked)],
-    ids=["dense", "masked"],
+    ("state", "by_hand"),
+    [(ONE, by_hand_one), (SKIP, by_hand_skip), (ZERO, by_hand_zero)],
+    ids=["one", "skip", "zero"],
 )
-def test_it_is_the_loop_one_would_write_by_hand(data, schedule, per_task, by_hand):
-    fitted = run(data, schedule, per_task=per_task)
+def test_it_is_the_loop_one_would_write_by_hand(data, schedule, state, by_hand):
+    fitted = run(data, schedule, **state)
     trainables, losses = by_hand(data, schedule)
     np.testing.assert_allclose(fitted.losses, losses, rtol=1e-5)
     assert_trees_close(fitted.trainables, trainables, rtol=1e-5)
 
 
-def test_masked_states_follow_a_joint_schedule_that_visits_some_tasks(data):
+def test_states_per_task_follow_a_joint_schedule_that_visits_some_tasks(data):
     tasks = np.array([0, 1, 0, 0, 2, 1], np.int32)
     schedule = Schedule(
         tasks,
@@ -135,11 +145,14 @@ def test_masked_states_follow_a_joint_schedule_that_visits_some_tasks(data):
         np.ones((6, 4), bool),
         np.array([False, True, False, True, True, True]),
     )
-    fitted = run(data, schedule, per_task=PER_TASK)
-    trainables, _ = by_hand_masked(data, schedule)
-    assert_trees_close(fitted.trainables, trainables, rtol=1e-5)
-    dense = run(data, schedule)
-    assert not np.allclose(dense.trainables.heads, trainables.heads, rtol=1e-5)
+    found = []
+    for state, by_hand in ((ONE, by_hand_one), (SKIP, by_hand_skip), (ZERO, by_hand_zero)):
+        found.append(run(data, schedule, **state).trainables)
+        assert_trees_close(found[-1], by_hand(data, schedule)[0], rtol=1e-5)
+    one, skip, zero = (trainables.heads for trainables in found)
+    assert not np.allclose(one, skip)
+    assert not np.allclose(skip, zero)
+    assert not np.allclose(one, zero)
 
 
 def one_update(data, task_order):
@@ -170,10 +183,9 @@ def test_the_order_of_tasks_within_a_joint_step_does_not_matter(data):
 
 @every_state
 @every_schedule
-@pytest.mark.parametrize("chunk_steps", [1, 5])
-def test_the_chunk_size_changes_nothing(data, schedule, per_task, chunk_steps):
-    whole = run(data, schedule, per_task=per_task)
-    parts = run(data, schedule, per_task=per_task, chunk_steps=chunk_steps)
+def test_the_chunk_size_changes_nothing(data, schedule, state):
+    whole = run(data, schedule, **state)
+    parts = run(data, schedule, **state, chunk_steps=5)
     assert_trees_equal(parts.trainables, whole.trainables)
     np.testing.assert_array_equal(parts.losses, whole.losses)
     assert_trees_equal(parts.extra, whole.extra)
@@ -190,19 +202,19 @@ def test_streamed_inputs_give_what_resident_ones_give(data, schedule):
 
 @every_state
 @every_schedule
-def test_a_run_goes_on_from_a_carry_as_if_never_interrupted(data, schedule, per_task):
+def test_a_run_goes_on_from_a_carry_as_if_never_interrupted(data, schedule, state):
     carries = []
     whole = run(
-        data, schedule, per_task=per_task, chunk_steps=5,
+        data, schedule, **state, chunk_steps=5,
         on_chunk=lambda carry, _: carries.append(jax.tree.map(jnp.array, carry)),
     )  # fmt: skip
     assert len(carries) == -(-schedule.steps // 5)
     for number, carry in enumerate(carries[:2], start=1):
         for _ in range(2):  # a carry can be used again
-            rest = run(data, schedule, per_task=per_task, chunk_steps=5, start=carry)
+            rest = run(data, schedule, **state, chunk_steps=5, start=carry)
             assert_trees_equal(rest.trainables, whole.trainables)
             np.testing.assert_array_equal(rest.losses, whole.losses[5 * number :])
-    done = run(data, schedule, per_task=per_task, start=whole.carry)
+    done = run(data, schedule, **state, chunk_steps=5, start=whole.carry)
     assert_trees_equal(done.trainables, whole.trainables)
     assert len(done.losses) == 0
 
@@ -214,9 +226,9 @@ def test_a_carry_of_another_kind_of_schedule_is_refused(data):
 
 
 @every_state
-def test_a_part_with_rate_zero_stays_bit_identical(data, per_task):
-    start = Both(jnp.array([0.1, -0.0, 1 / 3]), START.heads)
-    fitted = run(data, trainables=start, rates=Both(0.0, 0.1), per_task=per_task)
+def test_a_part_with_rate_zero_stays_bit_identical(data, state):
+    start = Both(jnp.array([-0.0, -0.0, 1 / 3]), START.heads - 0.0)
+    fitted = run(data, trainables=start, rates=Both(0.0, 0.1), **state)
     assert fitted.trainables.shared.tobytes() == start.shared.tobytes()
     assert not np.array_equal(fitted.trainables.heads, start.heads)
 
@@ -227,17 +239,14 @@ def test_the_callers_arrays_stay_usable(data):
     assert_trees_equal(own, START)
 
 
-def test_idle_heads_move_by_momentum_if_dense_and_stay_if_masked(data):
-    once = IN_TURN._replace(task_ids=np.zeros_like(IN_TURN.task_ids),
-                            sample_indices=IN_TURN.sample_indices % 5)  # fmt: skip
-    tasks = np.array([0, 1, 1], np.int32)
-    schedule = once.part(0, 3)._replace(task_ids=tasks)
+def test_idle_heads_move_by_momentum_or_stay(data):
+    schedule = one_update(data, [0, 1, 1])._replace(apply_update=np.ones(3, bool))
     first = run(data, schedule.part(0, 1)).trainables.heads[0]
-    dense = run(data, schedule).trainables
-    masked = run(data, schedule, per_task=PER_TASK).trainables
-    assert not np.array_equal(dense.heads[0], first)
-    np.testing.assert_allclose(masked.heads[0], first, rtol=1e-6)
-    for trained in (dense, masked):  # task 2 never came
+    one, skip, zero = (run(data, schedule, **state).trainables for state in (ONE, SKIP, ZERO))
+    for moved in (one, zero):
+        assert not np.allclose(moved.heads[0], first)
+    np.testing.assert_allclose(skip.heads[0], first, rtol=1e-6)
+    for trained in (one, skip, zero):  # task 2 never came
         np.testing.assert_array_equal(trained.heads[2], START.heads[2])
 
 
@@ -293,7 +302,9 @@ def test_a_second_run_and_further_chunks_reuse_the_program(data):
             counted, START, data, schedule, constants=jnp.float32(1), rates=rate, chunk_steps=5
         )
 
-    fit(counted, START, data, IN_TURN.part(0, 5), constants=jnp.float32(1), rates=0.1, chunk_steps=5)
+    fit(
+        counted, START, data, IN_TURN.part(0, 5), constants=jnp.float32(1), rates=0.1, chunk_steps=5
+    )
     once = len(traces)
     assert once > 0
     again(0, 0.1)  # four chunks, the last one short

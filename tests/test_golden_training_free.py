@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from golden_files import golden
+
 from symerge_jax.merge import METHODS
 from symerge_jax.merge.ties import ties
 from symerge_jax.task_vectors import add, subtract
@@ -17,8 +17,10 @@ def part(arrays, prefix):
 def case():
     arrays, _ = golden("training_free")
     pretrained = part(arrays, "pretrained")
-    return arrays, pretrained, subtract(
-        [part(arrays, f"expert/task{k}") for k in range(4)], pretrained
+    return (
+        arrays,
+        pretrained,
+        subtract([part(arrays, f"expert/task{k}") for k in range(4)], pretrained),
     )
 
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees_close import assert_trees_close, assert_trees_equal
 
 from symerge_jax import trees
 from symerge_jax.merge import METHODS
-from trees_close import assert_trees_close, assert_trees_equal
 
 TASKS = 3
 

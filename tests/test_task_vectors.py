@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees_close import assert_trees_close, assert_trees_equal
 
 from symerge_jax import trees
 from symerge_jax.errors import BadInput
 from symerge_jax.task_vectors import add, check_finite, give_back, split_untrained, subtract
-from trees_close import assert_trees_close, assert_trees_equal
 
 
 def model(seed, dtype="float32"):
@@ -53,7 +53,9 @@ def test_adding_one_task_vector_gives_its_expert():
 def test_scale_zero_gives_the_pretrained_model_and_scales_may_be_arrays():
     one = jax.tree.map(lambda x: x[0], subtract(EXPERTS, PRETRAINED))
     assert_trees_equal(add(PRETRAINED, one, scale=0.0), PRETRAINED)
-    assert_trees_equal(add(PRETRAINED, one, scale=0.5), add(PRETRAINED, one, scale=jnp.asarray(0.5)))
+    assert_trees_equal(
+        add(PRETRAINED, one, scale=0.5), add(PRETRAINED, one, scale=jnp.asarray(0.5))
+    )
     jitted = jax.jit(add, static_argnames=())
     assert_trees_close(jitted(PRETRAINED, one, scale=0.5), add(PRETRAINED, one, scale=0.5))
 
@@ -79,7 +81,10 @@ def test_fewer_than_two_experts_are_refused(count):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.pop("net"), "expert 1 lacks the leaf 'net/bias' that the pre-trained model has"),
+        (
+            lambda m: m.pop("net"),
+            "expert 1 lacks the leaf 'net/bias' that the pre-trained model has",
+        ),
         (lambda m: m.update(more=jnp.ones(1)), "expert 1 has the leaf 'more'"),
         (
             lambda m: m.update(net={"bias": jnp.ones(5), "kernel": jnp.ones((2, 3))}),

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees_close import assert_trees_equal
 
 from symerge_jax import trees
 from symerge_jax.errors import BadInput
-from trees_close import assert_trees_equal
 
 
 def tree(scale=1.0):
@@ -97,7 +97,7 @@ def test_unravel_undoes_ravel_for_each_task():
         assert_trees_equal(unravel(row), model)
 
 
-def test_raveling_keeps_each_leafs_dtype_and_computes_in_the_widest():
+def test_raveling_widens_and_unraveling_restores_each_leafs_dtype():
     stacked = {"a": jnp.ones((2, 3), jnp.bfloat16), "b": jnp.ones((2, 1)), "c": None}
     flat, unravel = trees.ravel_stacked(stacked)
     assert flat.dtype == jnp.float32
@@ -112,14 +112,21 @@ def test_combine_undoes_split():
     assert_trees_equal(trees.combine(kept, rest), tree())
 
 
-def test_the_widest_dtype_does_not_depend_on_strictness():
-    with jax.numpy_dtype_promotion("standard"):
-        expected = jnp.promote_types(jnp.bfloat16, jnp.float32)
-    assert trees.widest(jnp.bfloat16, jnp.float32) == expected == jnp.float32
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        (["bfloat16"], "float32"),
+        (["float16", "bfloat16", "float32"], "float32"),
+        (["float64", "bfloat16"], "float64"),
+    ],
+)
+def test_half_precision_is_computed_in_single_and_double_stays_double(dtypes, expected):
+    assert trees.wide(*dtypes) == jnp.dtype(expected)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "floating"), [("float32", True), ("bfloat16", True), ("int32", False), ("bool", False)]
+    ("dtype", "floating"),
+    [("float32", True), ("bfloat16", True), ("int32", False), ("bool", False)],
 )
 def test_only_floating_leaves_take_part(dtype, floating):
     assert trees.is_floating("any", jnp.zeros(2, dtype)) is floating

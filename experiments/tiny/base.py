@@ -2,10 +2,11 @@
 
     python -m experiments.tiny.base --steps 40000 --out experiments/tiny
 
-The result is committed (`base.safetensors`, card `base.json`), so the default experiments only fine-tune
-and merge. Objective: CLIP's symmetric cross-entropy over deduplicated captions. Every caption is a
-negative in each step, and all pictures of one caption are positives; a plain CLIP loss would call
-them negatives, because some hundred captions repeat within a batch. Radford et al., 2021, section 2.3.
+The result is committed (`base.safetensors`, card `base.json`), so the default experiments only
+fine-tune and merge. Objective: CLIP's symmetric cross-entropy over deduplicated captions. Every
+caption is a negative in each step, and all pictures of one caption are positives; a plain CLIP loss
+would call them negatives, because some hundred captions repeat within a batch. Radford et al.,
+2021, section 2.3.
 
 Cost of the committed file: see its card.
 """
@@ -21,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,15 @@ import tyro
 from jax import Array
 
 from experiments.tiny import broad, world
-from symerge_jax.cache import digest, flatten
+from symerge_jax.cache import digest, flatten, unflatten
 from symerge_jax.data.preprocess import normalise
+from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
 from symerge_jax.models import clip
 from symerge_jax.models.tokenizer import WordTokenizer
+
+HOME = Path(__file__).parent
+MAX_SCALE = 50.0  # of the logits in pre-training; CLIP caps at 100
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Settings:
     """CPU devices that share each batch."""
     seed: int = 0
     """Of pictures, weights and batches."""
-    out: Path = Path("experiments/tiny")
+    out: Path = HOME
     """Folder of base.safetensors and base.json."""
 
 
@@ -90,7 +95,11 @@ def captions(length: int) -> Captions:
     return Captions(unique, tokenizer, tokens)
 
 
-def _make(job: tuple[str, str, int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+# What to draw: "broad" or a split of the world, family, count, seed.
+Job: TypeAlias = tuple[Literal["broad"] | world.Split, str, int, int]
+
+
+def _make(job: Job) -> tuple[np.ndarray, tuple[str, ...]]:
     """Draws one set; returns images and the class name of each."""
     kind, name, count, seed = job
     if kind == "broad":
@@ -104,13 +113,14 @@ def _make(job: tuple[str, str, int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def pictures(settings: Settings, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Returns images uint8 [n, 32, 32, 3] and the caption of each, int32 [n]."""
-    jobs = [("easy", n, settings.easy, settings.seed) for n in world.PRETRAINING]
-    jobs += [("hard", n, settings.hard, settings.seed) for n in world.PRETRAINING]
+    seed = settings.seed
+    jobs: list[Job] = [("easy", n, settings.easy, seed) for n in world.PRETRAINING]
+    for name in world.PRETRAINING:
+        jobs.append(("hard", name, settings.hard, seed))
     # Broad families with more classes get more pictures, in the square root of their number.
-    jobs += [
-        ("broad", n, int(settings.broad * (len(f.classes) / 16) ** 0.5), settings.seed)
-        for n, f in broad.BROAD.items()
-    ]
+    for name, family in broad.BROAD.items():
+        count = int(settings.broad * (len(family.classes) / 16) ** 0.5)
+        jobs.append(("broad", name, count, seed))
     index = {name: i for i, name in enumerate(names)}
     with ProcessPoolExecutor(settings.devices) as pool:
         sets = list(pool.map(_make, sorted(jobs, key=lambda j: -j[2])))
@@ -148,9 +158,11 @@ def contrastive(image: Array, text: Array, labels: Array, scale: Array) -> Array
     logits = scale * image @ text.T
     rows = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     positive = jax.nn.one_hot(labels, text.shape[0])
-    weight = positive / jnp.maximum(positive.sum(axis=0), 1.0)
+    counts = positive.sum(axis=0, keepdims=True)
+    weight = positive / jnp.maximum(counts, 1.0)
     columns = -(weight * jax.nn.log_softmax(logits, axis=0)).sum()
-    return 0.5 * (rows + columns / jnp.maximum((positive.sum(axis=0) > 0).sum(), 1))
+    shown = (counts > 0).sum(dtype=columns.dtype)
+    return 0.5 * (rows + columns / jnp.maximum(shown, 1.0))
 
 
 def make_step(config: clip.ClipConfig, tx: optax.GradientTransformation, tokens: Array):
@@ -162,7 +174,7 @@ def make_step(config: clip.ClipConfig, tx: optax.GradientTransformation, tokens:
         x = normalise(augment(images, pixel_key))
         template = jax.random.randint(template_key, (tokens.shape[1],), 0, tokens.shape[0])
         words = tokens[template, jnp.arange(tokens.shape[1])]
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(50.0)))
+        scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(MAX_SCALE)))
         return contrastive(see(params["vision"], x), read(params["text"], words), labels, scale)
 
     def step(carry, batch):
@@ -240,7 +252,8 @@ def train(
     return config, jax.tree.map(lambda x: np.asarray(x[0]), carry[2]), losses
 
 
-def zero_shot(config: clip.ClipConfig, params: Any, tokenizer: WordTokenizer, seed: int
+def zero_shot(
+    config: clip.ClipConfig, params: Any, tokenizer: WordTokenizer, seed: int
 ) -> dict[str, float]:
     """Returns the zero-shot accuracy in percent on training pictures of each task."""
     see, read = jax.jit(clip.encode_image(config.vision)), jax.jit(clip.encode_text(config.text))
@@ -248,8 +261,9 @@ def zero_shot(config: clip.ClipConfig, params: Any, tokenizer: WordTokenizer, se
     for name in world.TASKS:
         images, labels = world.images(name, split="train", count=400, seed=seed)
         classes = world.FAMILIES[name].classes
-        tokens = np.concatenate([tokenizer([t.format(c) for c in classes]) for t in world.TEMPLATES])
-        text = np.asarray(read(params["text"], tokens)).reshape(len(world.TEMPLATES), len(classes), -1)
+        tokens = [tokenizer([t.format(c) for c in classes]) for t in world.TEMPLATES]
+        text = np.asarray(read(params["text"], np.concatenate(tokens)))
+        text = text.reshape(len(world.TEMPLATES), len(classes), -1)
         text = (text / np.linalg.norm(text, axis=-1, keepdims=True)).mean(axis=0)
         text = text / np.linalg.norm(text, axis=-1, keepdims=True)
         features = np.asarray(see(params["vision"], normalise(images)))
@@ -257,7 +271,9 @@ def zero_shot(config: clip.ClipConfig, params: Any, tokenizer: WordTokenizer, se
     return scores
 
 
-def save(config: clip.ClipConfig, params: Any, tokenizer: WordTokenizer, card: dict, folder: Path) -> None:
+def save(
+    config: clip.ClipConfig, params: Any, tokenizer: WordTokenizer, card: dict, folder: Path
+) -> None:
     """Writes `base.safetensors` (float32) and its card `base.json`, each whole or not at all."""
     tensors = {k: np.asarray(v, order="C") for k, v in flatten(params).items()}
     write_atomically(folder / "base.safetensors", safetensors.numpy.save(tensors))
@@ -271,6 +287,54 @@ def save(config: clip.ClipConfig, params: Any, tokenizer: WordTokenizer, card: d
     write_atomically(folder / "base.json", json.dumps(card, indent=1) + "\n")
 
 
+class Base(NamedTuple):
+    """The pre-trained tiny CLIP.
+
+    Attributes:
+        config: sizes of both towers.
+        params: 'vision', 'text' and 'logit_scale' (its log), NumPy float32.
+        tokenizer: of captions.
+        card: how it was made.
+    """
+
+    config: clip.ClipConfig
+    params: Any
+    tokenizer: WordTokenizer
+    card: dict[str, Any]
+
+    def scale(self) -> float:
+        """The factor of the logits, exp(logit_scale)."""
+        return float(min(np.exp(self.params["logit_scale"]), MAX_SCALE))
+
+
+def load(folder: Path = HOME) -> Base:
+    """Reads what `save` wrote.
+
+    Raises:
+        BadInput: a file is missing or does not fit its card.
+    """
+    advice = "restore base.safetensors and base.json from the repository, or use --retrain"
+    try:
+        card = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+        raw = (folder / "base.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder}: cannot read the pre-trained base ({error}); {advice}") from None
+    if not isinstance(card, dict) or card.get("sha256") != hashlib.sha256(raw).hexdigest():
+        raise BadInput(
+            f"{folder / 'base.safetensors'}: its content is not what base.json describes; {advice}"
+        )
+    try:
+        config = clip.ClipConfig(
+            clip.VisionConfig(**card["vision"]), clip.TextConfig(**card["text"])
+        )
+        tokenizer = WordTokenizer(card["words"], length=config.text.length)
+    except (KeyError, TypeError) as error:
+        raise BadInput(
+            f"{folder / 'base.json'}: is not the card of a base ({error}); {advice}"
+        ) from None
+    return Base(config, unflatten(safetensors.numpy.load(raw)), tokenizer, card)
+
+
 def main(settings: Settings) -> None:
     """Draws the pictures, trains, scores and saves."""
     text = captions(clip.PRESETS[settings.model].text.length)
@@ -278,7 +342,8 @@ def main(settings: Settings) -> None:
     start = time.monotonic()
     images, labels = pictures(settings, text.names)
     drawn = time.monotonic()
-    print(f"{len(images)} pictures of {len(text.names)} captions in {drawn - start:.0f} s", flush=True)
+    counted = f"{len(images)} pictures of {len(text.names)} captions"
+    print(f"{counted} in {drawn - start:.0f} s", flush=True)
     so_far = partial(save, tokenizer=text.tokenizer, card={"unfinished": True}, folder=settings.out)
     config, params, losses = train(
         settings, images, labels, text, partial(print, flush=True), so_far

@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from scipy import ndimage
 
 Picture: TypeAlias = NDArray[np.floating]  # (side, side, rgb)
 Mask: TypeAlias = NDArray[np.floating]  # (side, side)
@@ -176,13 +177,20 @@ def paint(picture: Picture, mask: Mask, colour: Colour) -> Picture:
     return picture + mask[..., None] * (np.asarray(colour, np.float32) - picture)
 
 
+def tilted(picture: Picture, degrees: float) -> Picture:
+    """Turns a picture about its middle; what comes in at the corners mirrors what is there."""
+    turned = ndimage.rotate(picture, degrees, reshape=False, order=1, mode="reflect")
+    return turned.astype(np.float32)
+
+
 def develop(rng: np.random.Generator, picture: Picture, *, hard: bool, camera: bool) -> Picture:
     """Applies the task camera where asked, then pixel noise; returns values still unrounded."""
     if camera:
         picture = (picture - 127) * 0.5 + 127 + _CAMERA_CAST + _CAMERA_LIGHT
     elif hard:
         picture = (picture - 127) * between(rng, 0.7, 1.0) + 127 + between(rng, -12, 12)
-    sigma = 255 * (between(rng, 0.02, 0.06) if hard else between(rng, 0.005, 0.03))
+    lowest, highest = (0.03, 0.08) if camera else (0.02, 0.06) if hard else (0.005, 0.03)
+    sigma = 255 * between(rng, lowest, highest)
     return picture + sigma * rng.standard_normal((SIDE, SIDE, 3), dtype=np.float32)
 
 

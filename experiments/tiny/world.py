@@ -30,6 +30,7 @@ from experiments.tiny.drawing import (
     fonts,
     random_style,
     task_style,
+    tilted,
 )
 
 VERSION = 1
@@ -231,6 +232,16 @@ TASKS: tuple[str, ...] = tuple(FAMILIES)
 PRETRAINING: tuple[str, ...] = tuple(name for name in TASKS if name not in ("digits", "runes"))
 
 
+# Degrees by which each task's camera is tilted. The base saw upright pictures: an expert has to
+# learn its own camera, and those contradict each other, as the domains of real experts do.
+TILTS = {
+    "digits": 10, "numbers": -13, "letters": 15, "signs": -12, "textures": 15, "angles": 6,
+    "arrows": 9, "terrain": 15, "shapes": -15, "counts": 0, "segments": 13, "colors": 0,
+    "runes": -10, "places": 9, "lower": -14, "clocks": 7, "bricks": 9, "bars": 6,
+    "relations": 10, "freqs": 0,
+}  # fmt: skip
+
+
 def images(
     name: str, *, split: Split, count: int, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -277,6 +288,8 @@ def _picture(
     else:
         style = random_style(rng, hard=split == "hard", index=index)
     picture = family.draw(rng, label, style)
+    if style.task and TILTS[family.name]:
+        picture = tilted(picture, TILTS[family.name])
     return develop(rng, picture, hard=style.hard, camera=style.task)
 
 

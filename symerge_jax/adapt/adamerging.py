@@ -1,11 +1,12 @@
 """AdaMerging: learn the merging coefficients by making predictions certain (entropy minimisation).
 
 Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024.
-https://arxiv.org/abs/2310.02575, equation 5. Joint by default, as the authors: one Adam step per iteration on
-the sum over tasks of the mean entropy of two mini-batches of 16. `update="sequential"` is the SyMerge paper's
-re-run: one step per task, batch 32, tasks in random order.
+https://arxiv.org/abs/2310.02575, equation 5. Joint by default, as the authors: one Adam step per
+iteration on the sum over tasks of the mean entropy of two mini-batches of 16. `update="sequential"`
+is the SyMerge paper's re-run: one step per task, batch 32, tasks in random order.
 
-Departure: mini-batches come from a persistent shuffled stream; the authors shuffle anew each iteration.
+Departure: mini-batches come from a persistent shuffled stream; the authors shuffle anew each
+iteration.
 """
 
 from collections.abc import Sequence

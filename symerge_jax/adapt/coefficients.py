@@ -1,8 +1,9 @@
 """Merging coefficients: one λ per task and leaf, or one per task, and the model they make.
 
-SyMerge (arXiv 2412.19098) and AdaMerging (Yang et al., 2024, arXiv 2310.02575): θ = θ₀ + Σ_k clip(λ_k, 0, 1) · τ_k,
-with the clip in the forward pass only. λ itself is never projected, so an entry that leaves [0, 1] has
-no gradient any more and moves by the optimiser's momentum alone.
+SyMerge (arXiv 2412.19098) and AdaMerging (Yang et al., 2024, arXiv 2310.02575):
+θ = θ₀ + Σ_k clip(λ_k, 0, 1) · τ_k, with the clip in the forward pass only. λ itself is never
+projected, so an entry that leaves [0, 1] has no gradient any more and moves by the optimiser's
+momentum alone.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ from symerge_jax.notation import Array, Coefficients, Float, Params, TaskVectors
 
 def per_leaf(task_vectors: TaskVectors, value: float) -> Coefficients:
     """Returns λ = `value` for each leaf and task: leaves [task]. Kept in float32 or wider."""
-    return jax.tree.map(lambda tau: jnp.full(tau.shape[:1], value, trees.wide(tau.dtype)), task_vectors)
+    return jax.tree.map(
+        lambda tau: jnp.full(tau.shape[:1], value, trees.wide(tau.dtype)), task_vectors
+    )
 
 
 def per_task(task_vectors: TaskVectors, value: float) -> Float[Array, " task"]:
@@ -27,16 +30,12 @@ def per_task(task_vectors: TaskVectors, value: float) -> Float[Array, " task"]:
     return jnp.full((trees.task_count(task_vectors),), value, trees.wide(first.dtype))
 
 
-def _wide(tau: Array) -> jnp.dtype:
-    return trees.widest(tau.dtype, jnp.float32)
-
-
 @jax.custom_vjp
 def clamp(x: Array) -> Array:
     """clip(x, 0, 1), with gradient 1 on the closed interval and 0 outside.
 
-    The bounds belong to it, as in PyTorch; JAX's own clip passes 0 or 1/2 there. A coefficient that starts at
-    0 or 1 could not move otherwise.
+    The bounds belong to it, as in PyTorch; JAX's own clip passes 0 or 1/2 there. A coefficient that
+    starts at 0 or 1 could not move otherwise.
     """
     return jnp.clip(x, 0, 1)
 
@@ -58,7 +57,9 @@ def clamp_all(coefficients: Coefficients) -> Coefficients:
     return jax.tree.map(clamp, coefficients)
 
 
-def interpolate(pretrained: Params, task_vectors: TaskVectors, coefficients: Coefficients) -> Params:
+def interpolate(
+    pretrained: Params, task_vectors: TaskVectors, coefficients: Coefficients
+) -> Params:
     """Returns θ = θ₀ + Σ_k λ_k τ_k, for use inside jit, grad and vmap.
 
     Args:
@@ -67,8 +68,8 @@ def interpolate(pretrained: Params, task_vectors: TaskVectors, coefficients: Coe
         coefficients: λ, a pytree like τ with leaves [task], or one array [task] for all leaves.
 
     Returns:
-        Leaves [...] in the dtypes of θ₀, summed in float32 or wider. The gradient of λ_k for a leaf is
-        <dL/dθ, τ_k>.
+        Leaves [...] in the dtypes of θ₀, summed in float32 or wider. The gradient of λ_k for a
+        leaf is <dL/dθ, τ_k>.
     """
     if isinstance(coefficients, Array):
         shared = coefficients
@@ -77,8 +78,9 @@ def interpolate(pretrained: Params, task_vectors: TaskVectors, coefficients: Coe
     def leaf(theta0: Array | None, tau: Array | None, lam: Array | None) -> Array | None:
         if tau is None:
             return theta0
-        assert theta0 is not None and lam is not None, "θ₀, τ and λ have the same leaves"
-        wide = trees.widest(theta0.dtype, lam.dtype)
+        assert theta0 is not None, "a task vector for a leaf that θ₀ lacks"
+        assert lam is not None, "a task vector for a leaf that λ lacks"
+        wide = trees.wide(theta0.dtype, lam.dtype)
         # Accelerators would otherwise round τ to 10 bits (TensorFloat-32).
         moved = jnp.tensordot(lam.astype(wide), tau.astype(wide), axes=1, precision="highest")
         return (theta0.astype(wide) + moved).astype(jnp.result_type(theta0))

@@ -1,7 +1,7 @@
 """Experts leave the loop: what they say about unlabelled inputs is worked out once and kept.
 
-There is no augmentation in test-time adaptation, so an expert's answer to an input never changes; the
-published code asks for it again at every step.
+There is no augmentation in test-time adaptation, so an expert's answer to an input never changes;
+the published code asks for it again at every step.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,8 +40,8 @@ def expert_predictions(
 
     Args:
         logits_of: (expert, inputs [batch, ...]) → logits [batch, classes]; one function for all.
-        experts: one per task, whatever `logits_of` takes first, such as (encoder, head). Heads are as
-            they were trained: no padded classes.
+        experts: one per task, whatever `logits_of` takes first, such as (encoder, head). Heads are
+            as they were trained: no padded classes.
         inputs: one pytree per task, leaves [n, ...].
         batch_size: inputs per call.
         cache: folder that keeps predictions under a hash of expert, inputs and `program`.
@@ -61,7 +61,9 @@ def expert_predictions(
         def make(expert: Any = expert, own: Any = own, k: int = k) -> dict[str, np.ndarray]:
             logits = predict(logits_of, expert, own, batch_size=batch_size)
             if not np.isfinite(logits).all():
-                raise BadInput(f"expert {k} gives logits that are not finite; its weights or inputs are bad")
+                raise BadInput(
+                    f"expert {k} gives logits that are not finite; its weights or inputs are bad"
+                )
             return labels_of(logits)._asdict()
 
         key = {"program": program, "jax": jax.__version__}

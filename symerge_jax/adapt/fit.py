@@ -117,6 +117,8 @@ def pool(inputs: Sequence[Any], targets: Sequence[Any] | None = None) -> Data:
     Raises:
         BadInput: a task without samples, or counts that do not fit together.
     """
+    if targets is not None and len(targets) != len(inputs):
+        raise BadInput(f"got inputs of {len(inputs)} tasks, but expert outputs of {len(targets)}")
     sizes = []
     for k, own in enumerate(inputs):
         lengths = {np.shape(leaf)[0] for leaf in jax.tree.leaves(own)}
@@ -170,8 +172,8 @@ def fit(
         optimiser: whose updates are added, times `rates`.
         per_task: a prefix of `trainables` with True for parts [task, ...] that have an optimiser
             state and step count per task. None for one optimiser over the whole tree.
-        idle: what happens to such a part in other tasks' steps. "skip": nothing. "zero": from its first
-            own step on it sees zero gradients, so momentum still moves it.
+        idle: what happens to such a part in other tasks' steps. "skip": nothing. "zero": from its
+            first own step on it sees zero gradients, so momentum still moves it.
         seed: of the random keys in the batches.
         chunk_steps: micro-steps per call of the program.
         resident: whether inputs are kept on the device; None decides by size. Otherwise the next
@@ -185,10 +187,19 @@ def fit(
     """
     schedules.check(schedule, data.sizes)
     accumulates = not bool(np.all(schedule.apply_update))
-    carry = start if start is not None else _start(
-        trainables, optimiser, per_task, model_state, seed, accumulates, data
+    if per_task is not None and not any(jax.tree.leaves(per_task)):
+        per_task = None  # no part has a state per task
+    carry = (
+        start
+        if start is not None
+        else _start(trainables, optimiser, per_task, model_state, seed, accumulates, data)
     )
-    carry = jax.tree.map(jnp.array, carry)  # the program reuses the memory of what it is given
+    if accumulates and carry.pending is None:
+        raise BadInput(
+            "the carry to go on from belongs to a schedule whose apply_update is always True; this "
+            "one adds gradients up"
+        )
+    carry = trees.copied(carry)  # the program reuses the memory of what it is given
     first = int(carry.step)
     size = min(chunk_steps, schedule.steps)
     if resident is None:
@@ -238,9 +249,10 @@ def _start(
     accumulates: bool,
     data: Data,
 ) -> Carry:
-    trainables = jax.tree.map(jnp.asarray, trainables)
+    # A dtype that is given is not "weak": a weak one would be another program after the first step.
+    trainables = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), trainables)
     if per_task is None:
-        state = optimiser.init(trainables)
+        state = jax.jit(optimiser.init)(trainables)
     else:
         own, shared = _parts(trainables, _flags(per_task, trainables))
         if own and {leaf.shape[0] for leaf in own} != {len(data.sizes)}:
@@ -248,7 +260,7 @@ def _start(
                 f"per-task trainables need a leading axis of the {len(data.sizes)} tasks, got "
                 f"shapes {[leaf.shape for leaf in own]}"
             )
-        state = (optimiser.init(shared), jax.vmap(optimiser.init)(own))
+        state = (jax.jit(optimiser.init)(shared), jax.jit(jax.vmap(optimiser.init))(own))
     pending = _nothing(trainables, len(data.sizes)) if accumulates else None
     seen = jnp.zeros((len(data.sizes),), bool)
     return Carry(trainables, state, model_state, jax.random.key(seed), jnp.int32(0), seen, pending)
@@ -290,8 +302,9 @@ def _check_finite(values: np.ndarray, schedule: Schedule, begin: int) -> None:
     if not np.isfinite(values).all():
         at = begin + int(np.argmin(np.isfinite(values)))
         raise BadInput(
-            f"the loss of task {schedule.task_ids[at]} is {values[at - begin]} at step {at}; expected "
-            "a finite number: lower the learning rate, or look for NaN in the inputs or weights"
+            f"the loss of task {schedule.task_ids[at]} is {values[at - begin]} at step {at}; "
+            "expected a finite number: lower the learning rate, or look for NaN in the inputs or "
+            "weights"
         )
 
 
@@ -393,11 +406,14 @@ def _update(
             return jnp.where(active.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
         state = (shared_state, jax.tree.map(where_active, moved_state, own_state))
-        own_updates = iter([where_active(u, jnp.zeros_like(u)) for u in moved_updates])
-        shared_updates = iter(shared_updates)
+        moved_updates = [where_active(u, jnp.zeros_like(u)) for u in jax.tree.leaves(moved_updates)]
+        parts = {True: iter(moved_updates), False: iter(jax.tree.leaves(shared_updates))}
         updates = jax.tree.unflatten(
-            jax.tree.structure(trainables),
-            [next(own_updates if flag else shared_updates) for flag in flags],
+            jax.tree.structure(trainables), [next(parts[flag]) for flag in flags]
         )
-    moved = jax.tree.map(lambda x, u, rate: x + rate * u, trainables, updates, rates)
+
+    def move(x: Array, u: Array, rate: Array) -> Array:
+        return jnp.where(rate == 0, x, x + rate * u)  # x + 0 would lose the sign of −0
+
+    moved = jax.tree.map(move, trainables, updates, rates)
     return carry._replace(trainables=moved, optimiser=state, seen=seen)

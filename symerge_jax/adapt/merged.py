@@ -1,7 +1,7 @@
 """The merged classifier under adaptation: its trainables and the loss of one mini-batch.
 
-Shared by SyMerge and AdaMerging, which differ in the objective and in what has a learning rate; with equal
-shapes they are one compiled program.
+Shared by SyMerge and AdaMerging, which differ in the objective and in what has a learning rate;
+with equal shapes they are one compiled program.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,10 @@ from symerge_jax.adapt.objectives import (
 )
 from symerge_jax.notation import Array, Bool, Coefficients, Float, Int, Params, TaskVectors
 
-Encode = Callable[[Params, Any], Array]  # (params, inputs) → features [batch, ...]
-Classify = Callable[[Params, Array], Array]  # (head of one task, features) → logits [batch, classes]
+# (params, inputs) → features [batch, ...]
+Encode = Callable[[Params, Any], Array]
+# (head of one task, features) → logits [batch, classes]
+Classify = Callable[[Params, Array], Array]
 
 # What the loss can be, by number, so that a change of objective is no new program.
 OBJECTIVES = {**{name: i for i, name in enumerate(FILTERS)}, "entropy": len(FILTERS)}

@@ -34,7 +34,7 @@ def exclude(logits: Float[Array, "*b classes"], classes: Bool[Array, "*c classes
 
 
 def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:
-    """Returns the mean over the rows in `mask`; 0 if there is none (the reference has NaN there)."""
+    """Returns the mean over the rows in `mask`; 0 if there is none (NaN in the reference)."""
     kept = jnp.where(mask, values, jnp.zeros_like(values))
     count = mask.sum(dtype=values.dtype)
     return kept.sum() / jnp.maximum(count, jnp.ones_like(count))
@@ -43,7 +43,7 @@ def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> 
 def self_label(
     logits: Float[Array, "batch classes"], expert: ExpertLabels
 ) -> Float[Array, " batch"]:
-    """Cross-entropy to the expert's own predicted class (SyMerge, section 4 of the specification)."""
+    """Cross-entropy to the class that the expert predicts: SyMerge's self-labels."""
     log_p = jax.nn.log_softmax(logits, axis=-1)
     return -jnp.take_along_axis(log_p, expert.label[:, None], axis=-1)[:, 0]
 

@@ -1,16 +1,17 @@
 """SyMerge: learn the merging coefficients together with one task-specific layer, by self-labels.
 
-"SyMerge" (ICML 2026), arXiv 2412.19098. Per step: a mini-batch of one task's unlabelled inputs, the encoder
-θ = θ₀ + Σ_k clip(λ_k, 0, 1) τ_k, that task's head, and cross-entropy to the classes its expert predicts. One
-optimiser step per task and iteration, tasks in a new order each time; Adam over λ and the heads.
+"SyMerge" (ICML 2026), arXiv 2412.19098. Per step: a mini-batch of one task's unlabelled inputs, the
+encoder θ = θ₀ + Σ_k clip(λ_k, 0, 1) τ_k, that task's head, and cross-entropy to the classes its
+expert predicts. One optimiser step per task and iteration, tasks in a new order each time; Adam
+over λ and the heads.
 
-As the released code where it differs from the paper: a sample is dropped only if merged model and expert
-disagree and the merged one is surer (the paper's text: whenever it is surer). Departures: a
+As the released code where it differs from the paper: a sample is dropped only if merged model and
+expert disagree and the merged one is surer (the paper's text: whenever it is surer). Departures: a
 mini-batch of which nothing is kept gives loss 0 and no gradient (NaN there).
 
-Adam on idle heads follows PyTorch, which changed: up to version 1.x a head sees zero gradients in other
-tasks' steps, from its own first step on, and moves by momentum ("dense", the paper's version and our
-default); since 2.0 it is left alone ("masked"). Both keep a step count per head.
+Adam on idle heads follows PyTorch, which changed: up to version 1.x a head sees zero gradients in
+other tasks' steps, from its own first step on, and moves by momentum ("dense", the paper's version
+and our default); since 2.0 it is left alone ("masked"). Both keep a step count per head.
 """
 
 from collections.abc import Callable, Sequence
@@ -99,9 +100,10 @@ def symerge(
         iterations: rounds over the tasks.
         batch_size: inputs per step.
         head_rate: Adam's learning rate for the heads; 0 keeps them (coefficients only).
-        coefficient_rate: Adam's learning rate for λ; 0 keeps the encoder bit-identical (head only), and its
-            features are worked out once. The paper takes 0.001 when only λ is trained.
-        initial_coefficient: of every leaf and task. The paper takes 0.3 for 8 tasks, 0.1 for 14 and 20.
+        coefficient_rate: Adam's learning rate for λ; 0 keeps the encoder bit-identical (head only),
+            and its features are worked out once. The paper takes 0.001 when only λ is trained.
+        initial_coefficient: of every leaf and task. The paper takes 0.3 for 8 tasks, 0.1 for 14
+            and 20.
         coefficients: λ to start from instead.
         confidence_filter: which samples count: all ("none"), the released code's rule ("code") or
             the paper's text ("paper").
@@ -117,13 +119,17 @@ def symerge(
     _check_option("confidence_filter", confidence_filter, FILTERS)
     _check_option("idle_heads", idle_heads, ("dense", "masked"))
     if len(experts) != len(inputs):
-        raise BadInput(f"got predictions of {len(experts)} experts for inputs of {len(inputs)} tasks")
+        raise BadInput(
+            f"got predictions of {len(experts)} experts for inputs of {len(inputs)} tasks"
+        )
+    if coefficients is None:
+        coefficients = per_leaf(task_vectors, initial_coefficient)
     return adapt(
         encode, classify, pretrained, task_vectors, heads, inputs, experts,
         classes=classes,
         objective=confidence_filter,
         rates=Trainables(coefficient_rate, head_rate),
-        coefficients=per_leaf(task_vectors, initial_coefficient) if coefficients is None else coefficients,
+        coefficients=coefficients,
         idle="zero" if idle_heads == "dense" else "skip",
         clamp=clamp,
         seed=seed,
@@ -143,7 +149,7 @@ def adapt(
     inputs: Sequence[Any],
     experts: Sequence[ExpertLabels],
     *,
-    classes: Bool[Array, "task classes"] | None,
+    classes: Array | None,
     objective: str,
     rates: Trainables,
     coefficients: Coefficients,
@@ -157,11 +163,17 @@ def adapt(
     count = trees.task_count(task_vectors)
     if not len(inputs) == trees.task_count(heads) == count:
         raise BadInput(
-            f"got {count} task vectors, {trees.task_count(heads)} heads and inputs of {len(inputs)} "
-            "tasks; expected one of each per task"
+            f"got {count} task vectors, {trees.task_count(heads)} heads and inputs of "
+            f"{len(inputs)} tasks; expected one of each per task"
         )
+    all_classes = _all_classes(classify, encode, pretrained, heads, inputs)
     if classes is None:
-        classes = _all_classes(classify, encode, pretrained, heads, inputs)
+        classes = all_classes
+    elif np.shape(classes) != all_classes.shape:
+        raise BadInput(
+            f"classes: expected [task, classes] of shape {all_classes.shape} as the heads have, "
+            f"got {np.shape(classes)}"
+        )
     objectives = objective_ids(objective, count)
     trainables = Trainables(coefficients, heads)
     if rates.coefficients == 0:

@@ -192,7 +192,7 @@ def split_qkv(tower: Tree) -> Tree:
 
 def fuse_qkv(tower: Tree) -> Tree:
     """Returns the tower with query, key and value of each block joined as `in_proj`."""
-    flat = flatten_dict(tower, sep="/")
+    flat: Tree = flatten_dict(tower, sep="/")
     fused = {}
     for path, leaf in flat.items():
         if "/query/" in path:
@@ -278,7 +278,8 @@ def _check_shapes(
     flat: Tree, rules: list[Rule], vision: VisionConfig, text: TextConfig | None, source: str
 ) -> None:
     shapes = {"vision": param_shapes(vision)} | ({"text": param_shapes(text)} if text else {})
-    expected = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep="/").items()}
+    leaves: Tree = flatten_dict(shapes, sep="/")
+    expected = {path: leaf.shape for path, leaf in leaves.items()}
     if text is not None:
         expected["logit_scale"] = ()
     layout = "fused" if vision.fused_qkv else "split"

@@ -20,14 +20,15 @@ def keep_largest(
     """Keeps each task's largest magnitudes and zeroes the rest.
 
     Entries equal to the threshold all stay, as in the reference code: the threshold is the j-th
-    smallest magnitude, j = P − ⌊P · density⌋ counted from 1, so ⌊P · density⌋ + 1 entries stay where
-    no two are equal. With density 1 nothing is trimmed.
+    smallest magnitude, j = P − ⌊P · density⌋ counted from 1, so ⌊P · density⌋ + 1 entries stay
+    where no two are equal. With density 1 nothing is trimmed.
 
     Args:
         tau: raveled task vectors.
         density: fraction of the P entries to keep, in (0, 1].
         extra_zeros: zeros that count among the P entries without being stored. The vector of an
-            open_clip checkpoint holds 25.6 million of them (ViT-B/32, left-overs of the text tower).
+            open_clip checkpoint holds 25.6 million of them (ViT-B/32, left-overs of the text
+            tower).
     """
     total = tau.shape[1] + extra_zeros
     rank = total - int(total * density) - extra_zeros  # among the stored entries

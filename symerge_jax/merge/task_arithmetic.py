@@ -1,7 +1,7 @@
 """Task arithmetic: the sum of the task vectors.
 
-Ilharco et al., "Editing Models with Task Arithmetic", 2023. https://arxiv.org/abs/2212.04089, section 4.2.
-The scale (0.3 in the eight-task tables) is applied outside, θ = θ₀ + λ Σ_k τ_k.
+Ilharco et al., "Editing Models with Task Arithmetic", 2023. https://arxiv.org/abs/2212.04089,
+section 4.2. The scale (0.3 in the eight-task tables) is applied outside, θ = θ₀ + λ Σ_k τ_k.
 """
 
 import jax

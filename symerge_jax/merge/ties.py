@@ -5,8 +5,8 @@ https://arxiv.org/abs/2306.01708 (Algorithm 1).
 
 As the authors' code: entries equal to the threshold are all kept; a sign sum of exactly zero takes
 the majority sign over all parameters, negative if that ties too. The paper averages what agrees
-(scale 1); the vision code of AdaMerging and FusionBench sums it (scale 0.3). These are different methods:
-say which one you ran.
+(scale 1); the vision code of AdaMerging and FusionBench sums it (scale 0.3). These are different
+methods: say which one you ran.
 """
 
 from typing import Literal

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -311,7 +311,7 @@ def encode_image(config: VisionConfig, *, dtype: Any = None) -> Callable[[Any, A
     tower = VisionTower(config, dtype)
 
     def apply(params: Any, images: Array) -> Array:
-        return tower.apply({"params": params}, images)
+        return cast(Array, tower.apply({"params": params}, images))
 
     return apply
 
@@ -324,7 +324,7 @@ def encode_text(config: TextConfig, *, dtype: Any = None) -> Callable[[Any, Arra
     tower = TextTower(config, dtype)
 
     def apply(params: Any, tokens: Array) -> Array:
-        return tower.apply({"params": params}, tokens)
+        return cast(Array, tower.apply({"params": params}, tokens))
 
     return apply
 
@@ -334,7 +334,7 @@ def initial_params(config: VisionConfig | TextConfig, key: Array) -> Tree:
 
     All numbers come from one draw, since compiling a draw per leaf takes XLA many seconds.
     """
-    flat = flatten_dict(param_shapes(config), sep="/")
+    flat: Tree = flatten_dict(param_shapes(config), sep="/")
     ends = list(itertools.accumulate(leaf.size for leaf in flat.values()))
     numbers = jax.random.normal(key, (ends[-1],), jnp.float32)
     params = {}

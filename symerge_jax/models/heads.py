@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from symerge_jax.errors import BadInput
+from symerge_jax.notation import Array
 
 Head = dict[str, Array]
 Template = str | Callable[[str], str]
@@ -37,7 +38,7 @@ def normalised_head(head: Head, features: Array) -> Array:
 
 
 def zero_shot_head(
-    encode_text: Callable[[Array], Array],
+    encode_text: Callable[[jax.Array], Array],
     tokenise: Callable[[Sequence[str]], np.ndarray],
     class_names: Sequence[str | Sequence[str]],
     templates: Sequence[Template],
@@ -116,7 +117,7 @@ def stack_heads(heads: Sequence[Head]) -> tuple[Head, Array]:
         missing = most - leaf.shape[0]
         return jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
 
-    stacked = {
+    stacked: Head = {
         name: jnp.stack([pad(jnp.asarray(head[name])) for head in heads])
         for name in ("weight", "bias")
     }

@@ -1,0 +1,164 @@
+"""Image classification tasks: the embedded world's and those in a person's own folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.tiny import world
+from experiments.tiny.base import Base
+from symerge_jax.cache import cached
+from symerge_jax.cli.errors import nearest
+from symerge_jax.data.images import find_tasks, read_task
+from symerge_jax.errors import BadInput
+from symerge_jax.models.clip import encode_text
+from symerge_jax.models.heads import Head, zero_shot_head
+
+TRAIN, TEST = 2000, 500  # pictures per task of the embedded world
+DEFAULT_COUNT = 8
+COUNTS = (8, 14, 20)
+
+
+class Split(NamedTuple):
+    """Images uint8 [n, 32, 32, 3] and their classes int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Task(NamedTuple):
+    """One task: `train` makes its expert, `validation` chooses settings, `test` is looked at once.
+
+    `head` is the zero-shot head, or None where no text tower knows the class names.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    head: Head | None
+
+
+def generated(
+    names: Sequence[str],
+    base: Base,
+    *,
+    limit: int | None,
+    cache: Path,
+    report: Callable[[str], None],
+) -> list[Task]:
+    """Draws tasks of the embedded world (or finds them drawn) and writes their zero-shot heads.
+
+    There is one world: the pictures do not depend on a run's seed.
+
+    Raises:
+        BadInput: an unknown task.
+    """
+    for name in names:
+        check_known(name, world.TASKS, "task")
+    key = {"world": world.worlds_digest(), "train": TRAIN, "test": TEST}
+    read = jax.jit(encode_text(base.config.text))
+
+    def text(tokens: jax.Array) -> jax.Array:
+        return read(base.params["text"], tokens)
+
+    tasks = []
+    for name in names:
+
+        def draw(name: str = name) -> dict[str, dict[str, np.ndarray]]:
+            train = world.images(name, split="train", count=TRAIN, seed=0)
+            test = world.images(name, split="test", count=TEST, seed=0)
+            return {"train": Split(*train)._asdict(), "test": Split(*test)._asdict()}
+
+        drawn = cached(cache, "pictures", key | {"task": name}, draw, report=report)
+        train, validation = hold_out(Split(**drawn["train"]))
+        test = Split(**drawn["test"])
+        classes = world.FAMILIES[name].classes
+        head = zero_shot_head(text, base.tokenizer, classes, world.TEMPLATES, scale=base.scale())
+        tasks.append(Task(name, classes, train, validation, first(test, limit), head))
+    return tasks
+
+
+def from_folders(
+    folder: Path, names: Sequence[str] | None, *, size: int, limit: int | None
+) -> list[Task]:
+    """Reads tasks from `folder/<task>`; without names every readable one.
+
+    Raises:
+        BadInput: a missing folder, an unknown task, unreadable data, no labels to train with.
+    """
+    chosen = list(names) if names else list(find_tasks(folder))
+    if not chosen:
+        raise BadInput(
+            f"{folder}: no task found; expected folders with train.npz and test.npz, or with "
+            "train/ and test/ holding a folder per class"
+        )
+    tasks = []
+    for name in chosen:
+        task = read_task(folder, name, size=size)
+        splits = {}
+        for part in ("train", "validation", "test"):
+            split = getattr(task, part)
+            if split is None or split.labels is None:
+                raise BadInput(
+                    f"{folder / name}: the {part} images have no labels; fine-tuning an expert and "
+                    "scoring it need them (labels in the npz, or one folder per class)"
+                )
+            splits[part] = Split(split.images, split.labels)
+        if len(set(splits["train"].labels.tolist())) < 2:
+            raise BadInput(
+                f"{folder / name}: the train images show fewer than two classes, so there is "
+                "nothing to tell apart; add images of another class"
+            )
+        splits["test"] = first(splits["test"], limit)
+        assert task.classes is not None  # whoever has labels has classes
+        tasks.append(Task(name, task.classes, **splits, head=None))
+    return tasks
+
+
+def hold_out(train: Split) -> tuple[Split, Split]:
+    """Returns 90 % for training and 10 % for validation, drawn with seed 0."""
+    order = np.random.default_rng(0).permutation(len(train.labels))
+    count = max(1, len(order) // 10)
+    chosen, rest = np.sort(order[:count]), np.sort(order[count:])
+    return Split(*(x[rest] for x in train)), Split(*(x[chosen] for x in train))
+
+
+def first(split: Split, limit: int | None) -> Split:
+    """Returns at most `limit` images."""
+    return split if limit is None else Split(*(x[:limit] for x in split))
+
+
+def check_known(name: str, known: Sequence[str], what: str) -> None:
+    """Raises `BadInput`, with the nearest known name, for a name that is not known."""
+    if name not in known:
+        raise BadInput(f"unknown {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+
+
+def probe(features: np.ndarray, labels: np.ndarray, classes: int, *, scale: float) -> Head:
+    """Fits a linear head on normalised features: where experts without a zero-shot head begin.
+
+    Args:
+        features: [n, d].
+        labels: int [n].
+        classes: number of rows; a class without an image gets a zero row and a low bias.
+        scale: what the features are multiplied by, as logits are in CLIP.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    fitted = LogisticRegression(C=1.0, max_iter=500, tol=1e-3).fit(scale * unit, labels)
+    weight = np.zeros((classes, features.shape[1]), np.float32)
+    bias = np.full(classes, -10.0, np.float32)
+    rows, offsets = fitted.coef_, fitted.intercept_
+    if len(fitted.classes_) == 2:  # scikit-learn keeps one row then
+        rows, offsets = np.stack([-rows[0], rows[0]]) / 2, np.array([-offsets[0], offsets[0]]) / 2
+    weight[fitted.classes_] = scale * rows
+    bias[fitted.classes_] = offsets
+    return {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)}

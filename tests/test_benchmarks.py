@@ -1,0 +1,83 @@
+"""Benchmarks run, agree with themselves and write their figures; timings are not looked at."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import adaptation_step
+from benchmarks.adaptation_step import Settings
+from symerge_jax.cli.errors import run
+from symerge_jax.models import clip
+
+SMALL = ["--model=small", "--tasks=2", "--steps=6", "--batch-size=4", "--repeats=1", "--images=8"]
+
+
+@pytest.fixture(autouse=True)
+def small_model(monkeypatch):
+    """A preset of one block, which compiles in a fraction of the others' time."""
+    vision = clip.VisionConfig(
+        image_size=16, patch_size=8, width=16, depth=1, heads=2, projection=8
+    )
+    text = clip.PRESETS["tiny-64x3"].text
+    monkeypatch.setitem(clip.PRESETS, "small", clip.ClipConfig(vision, text))
+
+
+def _run(words):
+    return run(adaptation_step.main, Settings, words, prog="python -m benchmarks.adaptation_step")
+
+
+def test_adaptation_step_writes_its_figures(tmp_path, capsys):
+    file = tmp_path / "new" / "figures.json"
+    assert _run([*SMALL, f"--json={file}"]) == 0
+    found = json.loads(file.read_text())
+    assert list(found) == [
+        "benchmark",
+        "settings",
+        "compiled",
+        "eager",
+        "ratio",
+        "losses",
+        "environment",
+    ]
+    assert found["settings"] == {
+        "model": "small",
+        "tasks": 2,
+        "steps": 6,
+        "batch_size": 4,
+        "repeats": 1,
+        "images": 8,
+    }
+    for loop in ("compiled", "eager"):
+        assert set(found[loop]) == {
+            "compile_seconds",
+            "run_seconds",
+            "ms_per_step",
+            "images_per_second",
+        }
+        assert len(found[loop]["run_seconds"]) == 1
+    assert set(found["ratio"]) == {"pairs", "median", "min", "max"}
+    assert found["losses"]["agree"]
+    assert "commit" in found["environment"]["git"] or found["environment"]["git"] is None
+    printed = capsys.readouterr().out
+    assert "losses agree" in printed
+    assert "eager / compiled" in printed
+
+
+def test_loops_that_part_end_with_code_1(monkeypatch, capsys):
+    monkeypatch.setattr(adaptation_step, "compiled_loop", lambda problem: np.zeros(6))
+    monkeypatch.setattr(adaptation_step, "eager_loop", lambda step, problem: np.full(6, 0.01))
+    assert _run(SMALL) == 1
+    assert "losses differ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--model=tiny-64x4"], "did you mean tiny-64x3"),
+        (["--steps=0"], "steps must be at least 1, got 0"),
+    ],
+)
+def test_bad_options_are_one_line(words, expected, capsys):
+    assert _run(words) == 2
+    assert expected in capsys.readouterr().err
