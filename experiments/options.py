@@ -1,5 +1,6 @@
 """The options that all experiments share, and what they mean to a run."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import jax
 
 from symerge_jax.errors import BadInput
+from symerge_jax.files import make_folder
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,13 @@ def check(options: Options) -> None:
 
 
 def keep_programs(folder: Path) -> None:
-    """Keeps compiled programs in `folder`, so that a second run need not compile them."""
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    """Keeps compiled programs in `folder`, so that a second run need not compile them.
+
+    Raises:
+        BadInput: there can be no such folder.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(make_folder(folder)))
+    # A program that cannot be stored is compiled again; what matters says so itself.
+    warnings.filterwarnings("ignore", message=r"Error \w+ persistent compilation cache entry")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -73,12 +73,12 @@ GENERATED = Constants(
     recipe=Recipe(
         steps=300, batch_size=32, learning_rate=0.01, optimiser="sgd", clip=2.0, weight_decay=0.0
     ),
-    iterations=150,
+    iterations=300,
     batch_size=32,
     rate=0.01,
     coefficient_rate=0.01,
-    entropy_rate=1e-3,
-    initial=0.2,
+    entropy_rate=3e-4,
+    initial=0.1,
 )
 FOLDERS = Constants(
     recipe=Recipe(
@@ -88,8 +88,8 @@ FOLDERS = Constants(
     batch_size=32,
     rate=0.01,
     coefficient_rate=0.01,
-    entropy_rate=1e-3,
-    initial=0.2,
+    entropy_rate=1e-4,
+    initial=0.1,
 )
 
 ADAPTIVE = ("adamerging", "adamerging_taskwise", "adamerging_sequential",
@@ -98,7 +98,7 @@ KNOWN = ("pretrained", "individual", *METHODS, *ADAPTIVE)
 DEFAULT = ("pretrained", "individual", "weight_average", "task_arithmetic", "ties", "adamerging",
            "symerge_coefficients", "symerge_head", "symerge")  # fmt: skip
 # Scales to choose from on validation images; the smallest best one wins.
-SCALES = {"task_arithmetic": np.arange(1, 11) / 10, "ties": np.arange(1, 16) / 10}
+SCALES = {"task_arithmetic": np.array([0.05, *np.arange(1, 11) / 10]), "ties": np.arange(1, 16) / 10}
 
 
 @dataclass(frozen=True)

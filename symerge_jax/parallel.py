@@ -36,8 +36,8 @@ def use_devices(count: int | None) -> list[Device]:
     devices = jax.devices()
     if count is not None and len(devices) < count:
         raise BadInput(
-            f"--devices {count}: this machine shows {len(devices)} ({devices[0].platform}); ask for "
-            "fewer, or leave the option out"
+            f"--devices {count}: this machine shows {len(devices)} ({devices[0].platform}); ask "
+            "for fewer, or leave the option out"
         )
     return devices[:count]
 

@@ -45,6 +45,35 @@ class Task(NamedTuple):
     head: Head | None
 
 
+def task_names(names: Sequence[str] | None, folder: Path | None, count: int) -> list[str]:
+    """Returns the names of a run's tasks, without reading any of them.
+
+    Args:
+        names: what a person asked for; None takes all in `folder`.
+        folder: with a folder per task; None is the embedded world.
+        count: how many tasks of the embedded world, if there are no names.
+
+    Raises:
+        BadInput: a missing folder, an unknown name, fewer than two tasks.
+    """
+    known = world.TASKS if folder is None else find_tasks(folder)
+    if not known:
+        raise BadInput(
+            f"{folder}: no task found; expected folders with train.npz and test.npz, or with "
+            "train/ and test/ holding a folder per class"
+        )
+    chosen = list(names or (known if folder else known[:count]))
+    for name in chosen:
+        if folder is None or not (folder / name).is_dir():  # else reading it says what is wrong
+            check_known(name, known, "task")
+    if len(chosen) < 2:
+        raise BadInput(
+            f"merging needs at least two tasks, found only {chosen[0]} in "
+            f"{folder or 'the embedded world'}"
+        )
+    return chosen
+
+
 def generated(
     names: Sequence[str],
     base: Base,
@@ -91,16 +120,11 @@ def from_folders(
     """Reads tasks from `folder/<task>`; without names every readable one.
 
     Raises:
-        BadInput: a missing folder, an unknown task, unreadable data, no labels to train with.
+        BadInput: a missing folder, an unknown task, fewer than two tasks, unreadable data, no
+            labels to train with, or labels of one class.
     """
-    chosen = list(names) if names else list(find_tasks(folder))
-    if not chosen:
-        raise BadInput(
-            f"{folder}: no task found; expected folders with train.npz and test.npz, or with "
-            "train/ and test/ holding a folder per class"
-        )
     tasks = []
-    for name in chosen:
+    for name in task_names(names, folder, 0):
         task = read_task(folder, name, size=size)
         splits = {}
         for part in ("train", "validation", "test"):

@@ -51,7 +51,9 @@ class Settings:
     model: str = "tiny-64x3"
     """Preset of symerge_jax.models.clip."""
     steps: int = 20_000
-    """Optimiser steps."""
+    """Optimiser steps of the schedule."""
+    stop: int = 16_000
+    """Step after which to stop; the committed file was stopped before the end of its schedule."""
     batch_size: int = 256
     """Pictures per step, over all devices."""
     learning_rate: float = 1.5e-3
@@ -239,7 +241,7 @@ def train(
     size, start, losses = 50, time.monotonic(), []
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
     table = rates(settings, np.arange(settings.steps) / settings.steps)
-    for first in range(0, settings.steps, size):
+    for first in range(0, min(settings.stop, settings.steps), size):
         rows = rng.integers(0, len(images), (n, min(size, settings.steps - first), per))
         batch = shifted(padded, rows, rng)
         carry, loss = program(carry, batch, labels[rows], table[first : first + size])
@@ -358,7 +360,10 @@ def main(settings: Settings) -> None:
         "worlds": worlds,
         "seconds": {"pictures": drawn - start, "training": trained - drawn},
         "zero_shot_train_accuracy": scores,
-        "loss": [round(float(np.mean(part)), 4) for part in np.array_split(losses, 50)],
+        "loss": {
+            50 * (i + 10): round(float(np.mean(losses[i : i + 10])), 3)
+            for i in range(0, len(losses) - 9, 10)
+        },
     }
     save(config, params, text.tokenizer, card, settings.out)
 
