@@ -4,71 +4,61 @@
     python -m experiments.vision --seeds 0 1 2            with standard deviations
     python -m experiments.vision --data DIR --tasks A B   your own image folders or npz packs
 
-Without options a tiny CLIP that was pre-trained on generated pictures is fine-tuned on eight generated tasks;
-with --data, on your images, each expert with a head of its own. Everything else is one code path: task
-vectors, merging, adaptation on the unlabelled test images, evaluation. The scale of training-free methods
-is chosen on validation images. With --data, adaptive methods are also run on one half of the test images and
-scored on the other: the held-out accuracy.
+Without options a tiny CLIP that was pre-trained on generated pictures is fine-tuned on eight
+generated tasks; with --data, on your images, each expert with a head of its own. All else is one
+code path: task vectors, merging, adaptation on the unlabelled test images, evaluation. The scale of
+training-free methods is chosen on validation images. With --data, adaptive methods are also run on
+one half of the test images and scored on the other: the held-out accuracy.
 
-Expected: the tables in README.md, rendered from experiments/results/vision/. The default takes about 5
-minutes on two cores, 2 when experts and programs are in the cache.
+Expected: the tables in README.md, rendered from experiments/results/vision/.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache as memoise
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from experiments import figures, records, report
-from experiments.experts import Experts, Model, make_experts
+from experiments.experts import Model, make_experts
+from experiments.methods import (
+    ADAPTIVE,
+    JOINT,
+    KNOWN,
+    Constants,
+    Outcome,
+    Seed,
+    adaptive,
+    encoder,
+    halves,
+    label,
+    training_free,
+)
 from experiments.options import Options, check, keep_programs
 from experiments.progress import CONSOLE, Bars
 from experiments.tasks.images import Task, check_known, from_folders, generated
 from experiments.tiny import base as tiny
 from experiments.tiny import world
 from symerge_jax import __version__
-from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.coefficients import as_matrix
-from symerge_jax.adapt.experts import expert_predictions
-from symerge_jax.adapt.objectives import ExpertLabels, exclude
-from symerge_jax.adapt.symerge import Adapted, symerge
-from symerge_jax.cache import cached, digest
+from symerge_jax.adapt.symerge import Adapted
+from symerge_jax.cache import flatten
 from symerge_jax.checkpoints.clip import source_names
 from symerge_jax.cli.errors import run
-from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
-from symerge_jax.evaluate import predict
 from symerge_jax.files import write_atomically
 from symerge_jax.finetune import Recipe
-from symerge_jax.merge import METHODS
-from symerge_jax.metrics import accuracy, expected_calibration_error
-from symerge_jax.models.clip import encode_image
-from symerge_jax.models.heads import Head, normalised_head
-from symerge_jax.notation import Array, Params
 from symerge_jax.parallel import run_jobs, use_devices
-from symerge_jax.task_vectors import add
 
-
-class Constants(NamedTuple):
-    """Hyper-parameters of one kind of data, chosen on validation images (experiments/LOG.md)."""
-
-    recipe: Recipe
-    iterations: int
-    batch_size: int
-    rate: float  # of coefficients and heads together, and of heads alone
-    coefficient_rate: float  # of coefficients alone
-    entropy_rate: float  # of AdaMerging
-    initial: float  # coefficient of every leaf and task
-
-
+# Chosen on validation images: experiments/LOG.md says what was tried.
 GENERATED = Constants(
     recipe=Recipe(
         steps=300, batch_size=32, learning_rate=0.01, optimiser="sgd", clip=2.0, weight_decay=0.0
@@ -92,13 +82,18 @@ FOLDERS = Constants(
     initial=0.1,
 )
 
-ADAPTIVE = ("adamerging", "adamerging_taskwise", "adamerging_sequential",
-            "symerge_coefficients", "symerge_head", "symerge")  # fmt: skip
-KNOWN = ("pretrained", "individual", *METHODS, *ADAPTIVE)
-DEFAULT = ("pretrained", "individual", "weight_average", "task_arithmetic", "ties", "adamerging",
-           "symerge_coefficients", "symerge_head", "symerge")  # fmt: skip
-# Scales to choose from on validation images; the smallest best one wins.
-SCALES = {"task_arithmetic": np.array([0.05, *np.arange(1, 11) / 10]), "ties": np.arange(1, 16) / 10}
+DEFAULT = (
+    "pretrained",
+    "individual",
+    "weight_average",
+    "task_arithmetic",
+    "ties",
+    "adamerging",
+    "symerge_coefficients",
+    "symerge_head",
+    "symerge",
+)
+MODEL = tiny.Settings.model
 
 
 @dataclass(frozen=True)
@@ -107,20 +102,6 @@ class Settings(Options):
 
     retrain: bool = False
     """Pre-train the embedded tiny CLIP again first (about an hour on two cores)."""
-
-
-class Seed(NamedTuple):
-    """What the methods of one seed start from."""
-
-    experts: Experts
-    labels: list[ExpertLabels]  # what each expert says about its test images
-
-
-class Scored(NamedTuple):
-    """One model's predictions on one task: classes and confidences, [n]."""
-
-    correct: np.ndarray
-    ece: float
 
 
 def main(settings: Settings) -> int:
@@ -156,7 +137,7 @@ def main(settings: Settings) -> int:
             )  # fmt: skip
         with records.phase(record, "predictions"):
             seeds = {
-                seed: Seed(found, label(model, found, tasks, cache, say))
+                seed: Seed(seed, found, label(model, found, tasks, cache, say))
                 for seed, found in experts.items()
             }
         with records.phase(record, "training-free"):
@@ -168,17 +149,28 @@ def main(settings: Settings) -> int:
             ]
             fixed = run_jobs(jobs, devices)
         with records.phase(record, "adaptation"):
+            learning = [method for method in methods if method in ADAPTIVE]
             jobs = [
                 partial(
-                    adaptive, model, seeds[seed], tasks, method, seed, constants, settings, half, bars
+                    adaptive,
+                    model,
+                    seeds[seed],
+                    tasks,
+                    method,
+                    constants,
+                    half=half,
+                    dtype=settings.dtype,
+                    cache=cache,
+                    resume=settings.resume,
+                    bars=bars,
                 )
                 for half in ((False, True) if settings.data else (False,))
-                for method in sorted((m for m in methods if m in ADAPTIVE), key=_cost)
+                for method in sorted(learning, key="symerge_head".__eq__)  # short ones last
                 for seed in settings.seeds
             ]
             learned = run_jobs(jobs, devices)
     collect(record, methods, settings, tasks, [*fixed, *learned])
-    draw(record, learned, tasks, model, settings, folder)
+    draw(record, learned, tasks, model, folder)
     path = records.write(record, folder)
     report.print_table(record)
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["phases_s"].items())
@@ -235,242 +227,11 @@ def read_tasks(settings: Settings, base: tiny.Base, say: Callable[..., None]) ->
     return tasks
 
 
-MODEL = tiny.Settings.model
-
-
 def pretrain_again(settings: Settings) -> tiny.Base:
     """Makes the base anew, in the cache folder, and returns it."""
     folder = settings.cache_folder() / "base"
     tiny.main(tiny.Settings(out=folder, devices=len(jax.devices())))
     return tiny.load(folder)
-
-
-@memoise
-def encoder(config: Any, dtype: str) -> Callable[[Params, Array], Array]:
-    """Returns (θ, images uint8 [batch, height, width, 3]) → features; normalised in the program."""
-    apply = encode_image(config, dtype=None if dtype == "float32" else jnp.dtype(dtype))
-
-    def encode(params: Params, images: Array) -> Array:
-        return apply(params, normalise(images))
-
-    return encode
-
-
-@memoise
-def logits_of(encode: Callable[[Params, Array], Array]) -> Callable[[Any, Array], Array]:
-    """Returns ((θ, head, classes), images) → logits, with the padding of the head excluded."""
-
-    def apply(model: tuple[Params, Head, Array], images: Array) -> Array:
-        params, head, classes = model
-        return exclude(normalised_head(head, encode(params, images)), classes[None])
-
-    return apply
-
-
-def label(
-    model: Model, experts: Experts, tasks: Sequence[Task], cache: Any, say: Callable[[str], None]
-) -> list[ExpertLabels]:
-    """Returns what each expert says about its task's test images; no label takes part."""
-    return expert_predictions(
-        logits_of(model.encode),
-        [
-            (params, *padded(experts.stacked, experts.classes, k))
-            for k, params in enumerate(experts.params)
-        ],
-        [task.test.images for task in tasks],
-        cache=cache,
-        program=f"tiny CLIP, {model.name}",
-        report=say,
-    )
-
-
-def padded(heads: Head, classes: Array, k: int) -> tuple[Head, Array]:
-    """Returns task k's padded head and which of its rows exist."""
-    return {name: leaf[k] for name, leaf in heads.items()}, classes[k]
-
-
-def logits_on(
-    model: Model, params: Params, head: Head, classes: Array, images: np.ndarray
-) -> np.ndarray:
-    """Returns logits [n, classes]."""
-    return predict(logits_of(model.encode), (params, head, classes), images)
-
-
-def score(
-    model: Model, params: Sequence[Params], heads: Head, classes: Array, tasks: Sequence[Task]
-) -> list[Scored]:
-    """Scores each task's test images with its own encoder (often one and the same) and head."""
-    scored = []
-    for k, task in enumerate(tasks):
-        logits = logits_on(model, params[k], *padded(heads, classes, k), task.test.images)
-        ece = expected_calibration_error(jax.nn.softmax(logits, axis=-1), task.test.labels)
-        scored.append(Scored(logits.argmax(axis=1) == task.test.labels, float(ece)))
-    return scored
-
-
-def validation_accuracies(
-    model: Model, params: Sequence[Params], heads: Head, classes: Array, tasks: Sequence[Task]
-) -> np.ndarray:
-    """Returns accuracy in percent on the validation images, [task]."""
-    return np.array([
-        float(accuracy(
-            logits_on(model, params[k], *padded(heads, classes, k), task.validation.images),
-            task.validation.labels,
-        ))
-        for k, task in enumerate(tasks)
-    ])  # fmt: skip
-
-
-moved = jax.jit(add)
-
-
-class Outcome(NamedTuple):
-    """What one method gave under one seed."""
-
-    method: str
-    seed_index: Any
-    scores: list[Scored]
-    half: bool = False  # adapted on the first half of the test images
-    adapted: Adapted | None = None
-    note: str | None = None
-
-
-def training_free(model: Model, seed: Seed, tasks: Sequence[Task], method: str) -> Outcome:
-    """Merges without data, or gives the reference rows; the scale comes from validation images."""
-    experts, count, note = seed.experts, len(tasks), None
-    heads, classes = experts.stacked, experts.classes
-    if method == "individual":
-        params = experts.params
-    elif method == "pretrained":
-        from symerge_jax.models.heads import stack_heads
-
-        params, (heads, classes) = [model.pretrained] * count, stack_heads(experts.first_heads)
-    else:
-        merged = jax.jit(METHODS[method].merge)(experts.task_vectors)
-        scale = METHODS[method].scale
-        if METHODS[method].tunes_scale:
-            best = validation_accuracies(model, experts.params, heads, classes, tasks)
-            tried = {
-                float(s): float(np.mean(validation_accuracies(
-                    model, [moved(model.pretrained, merged, scale=s)] * count,
-                    heads, classes, tasks,
-                ) / np.maximum(best, 1e-9)))
-                for s in SCALES[method]
-            }  # fmt: skip
-            scale = max(tried, key=lambda s: (tried[s], -s))
-            note = f"{method}: scale {scale:g} chosen on validation images"
-        params = [moved(model.pretrained, merged, scale=scale)] * count
-    return Outcome(method, seed, score(model, params, heads, classes, tasks), note=note)
-
-
-def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits test inputs in two random halves: one to adapt on, one to score."""
-    order = np.random.default_rng(0).permutation(count)
-    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-
-
-def _cost(method: str) -> int:
-    """Long jobs first, so that devices end together."""
-    return method == "symerge_head"
-
-
-def adaptive(
-    model: Model,
-    seed: Seed,
-    tasks: Sequence[Task],
-    method: str,
-    number: int,
-    constants: Constants,
-    settings: Settings,
-    half: bool,
-    bars: Bars,
-) -> Outcome:
-    """Adapts on unlabelled test images (or on half of them) and scores."""
-    inputs, labels = [task.test.images for task in tasks], seed.labels
-    if half:
-        rows = [halves(len(x))[0] for x in inputs]
-        inputs = [x[r] for x, r in zip(inputs, rows, strict=True)]
-        labels = [ExpertLabels(*(y[r] for y in x)) for x, r in zip(labels, rows, strict=True)]
-    name = f"{method}, seed {number}" + (", half" if half else "")
-    steps = constants.iterations * len(tasks) * (2 if method in JOINT else 1)
-    batch = constants.batch_size // (2 if method in JOINT else 1)
-    follow = bars.follow(name, steps, batch)
-    experts = seed.experts
-
-    def make() -> dict[str, Any]:
-        adapted = run_method(
-            method, model, experts, inputs, labels, constants, number,
-            lambda carry, losses: follow(losses),
-        )  # fmt: skip
-        lam = adapted.coefficients
-        return {
-            "params": adapted.params,
-            "coefficients": lam if isinstance(lam, dict) else {"all": lam},
-            "heads": adapted.heads,
-            "losses": adapted.losses,
-            "kept": adapted.kept,
-        }
-
-    key = {
-        "method": method, "version": __version__, "seed": number, "model": model.name,
-        "experts": digest(experts.task_vectors, experts.stacked), "inputs": digest(inputs),
-        "labels": digest(*(tuple(x) for x in labels)), "constants": str(constants),
-        "dtype": settings.dtype,
-    }  # fmt: skip
-    made = cached(
-        settings.cache_folder(), "adapted", key, make, report=CONSOLE.print,
-        renew=not settings.resume,
-    )  # fmt: skip
-    adapted = Adapted(**made)
-    count = len(tasks)
-    scores = score(model, [adapted.params] * count, adapted.heads, experts.classes, tasks)
-    return Outcome(method, seed, scores, half, adapted)
-
-
-JOINT = ("adamerging", "adamerging_taskwise")
-
-
-def run_method(
-    method: str,
-    model: Model,
-    experts: Experts,
-    inputs: Sequence[np.ndarray],
-    labels: Sequence[ExpertLabels],
-    constants: Constants,
-    seed: int,
-    on_chunk: Callable[[Any, np.ndarray], None],
-) -> Adapted:
-    """Runs one adaptive method with its settings."""
-    shared = {
-        "classes": experts.classes,
-        "iterations": constants.iterations,
-        "initial_coefficient": constants.initial,
-        "seed": seed,
-        "on_chunk": on_chunk,
-    }
-    start = (model.encode, normalised_head, model.pretrained, experts.task_vectors, experts.stacked)
-    if method.startswith("adamerging"):
-        return adamerging(
-            *start, inputs,
-            granularity="task" if method == "adamerging_taskwise" else "leaf",
-            update="joint" if method in JOINT else "sequential",
-            batch_size=constants.batch_size // (2 if method in JOINT else 1),
-            learning_rate=constants.entropy_rate,
-            **shared,
-        )  # fmt: skip
-    rates = {
-        "symerge": (constants.rate, constants.rate),
-        "symerge_head": (0.0, constants.rate),
-        "symerge_coefficients": (constants.coefficient_rate, 0.0),
-    }
-    coefficient_rate, head_rate = rates[method]
-    return symerge(
-        *start, inputs, labels,
-        batch_size=constants.batch_size,
-        coefficient_rate=coefficient_rate,
-        head_rate=head_rate,
-        **shared,
-    )  # fmt: skip
 
 
 def collect(
@@ -481,15 +242,8 @@ def collect(
     outcomes: Sequence[Outcome],
 ) -> None:
     """Adds every result to the record, in table order."""
-    found: dict[tuple[str, int, bool], Outcome] = {}
-    counted: dict[tuple[str, bool], int] = {}
-    for outcome in outcomes:  # jobs keep the order of the seeds for each method
-        place = (outcome.method, outcome.half)
-        seed = settings.seeds[counted.get(place, 0)]
-        counted[place] = counted.get(place, 0) + 1
-        found[(outcome.method, seed, outcome.half)] = outcome
-        if outcome.note:
-            record["notes"].append(f"seed {seed}: {outcome.note}")
+    found = {(one.method, one.seed, one.half): one for one in outcomes}
+    record["notes"] += [f"seed {one.seed}: {one.note}" for one in outcomes if one.note]
     for method in methods:
         for seed in settings.seeds:
             whole = found[(method, seed, False)]
@@ -511,8 +265,7 @@ def draw(
     outcomes: Sequence[Outcome],
     tasks: Sequence[Task],
     model: Model,
-    settings: Settings,
-    folder: Any,
+    folder: Path,
 ) -> None:
     """Draws the pictures of the first seed, and stores its coefficients and heads."""
     figures.accuracy_per_task(record, folder / "accuracy.png")
@@ -547,15 +300,9 @@ def store(
     paths: Sequence[str],
     names: Sequence[str],
     tasks: Sequence[str],
-    folder: Any,
+    folder: Path,
 ) -> None:
-    """Writes coefficients [tensor, task] with the tensors' names, and the SyMerge model of this seed."""
-    import io
-
-    import safetensors.numpy
-
-    from symerge_jax.cache import flatten
-
+    """Writes coefficients [tensor, task] with the tensors' names, and this seed's SyMerge model."""
     arrays: dict[str, np.ndarray] = {"tensors": np.array(names), "tasks": np.array(tasks)}
     for method, one in adapted.items():
         if not ("all" in one.coefficients and len(one.coefficients) == 1):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from golden_files import golden
+
 from symerge_jax.adapt.coefficients import as_matrix, clamp_all, interpolate, per_leaf
 from symerge_jax.adapt.experts import expert_predictions
 from symerge_jax.adapt.fit import fit, pool
@@ -19,7 +19,13 @@ from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads
 from symerge_jax.task_vectors import subtract
 
 CONFIG = VisionConfig(
-    image_size=16, patch_size=8, width=16, depth=2, heads=2, mlp_width=32, projection=8,
+    image_size=16,
+    patch_size=8,
+    width=16,
+    depth=2,
+    heads=2,
+    mlp_width=32,
+    projection=8,
     fused_qkv=False,
 )
 # objective, learning rates, idle heads
@@ -44,7 +50,7 @@ class Case:
         self.names = facts["model"]["tensor_names_in_order"]
         load = lambda prefix: jax.tree.map(  # noqa: E731
             lambda x: jnp.asarray(x, dtype),
-            from_hugging_face(part(arrays, prefix), CONFIG).params["vision"]
+            from_hugging_face(part(arrays, prefix), CONFIG).params["vision"],
         )
         self.pretrained = load("pretrained")
         self.experts = [load(f"expert/task{k}") for k in range(3)]

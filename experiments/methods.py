@@ -1,0 +1,307 @@
+"""What each row of a vision table does: merge or adapt, then score on the test images.
+
+Shared by the vision experiments. Labels are read in two places only: `score` on the test images, at
+the end, and `validation_accuracies`, where the scale of a training-free method is chosen. What
+adapts (`run_method`) receives images and what experts say about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache as memoise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.experts import Experts, Model
+from experiments.progress import CONSOLE, Bars
+from experiments.tasks.images import Task
+from symerge_jax import __version__
+from symerge_jax.adapt.adamerging import adamerging
+from symerge_jax.adapt.experts import expert_predictions
+from symerge_jax.adapt.objectives import ExpertLabels, exclude
+from symerge_jax.adapt.symerge import Adapted, symerge
+from symerge_jax.cache import cached, digest
+from symerge_jax.data.preprocess import normalise
+from symerge_jax.evaluate import predict
+from symerge_jax.finetune import Recipe
+from symerge_jax.merge import METHODS
+from symerge_jax.metrics import accuracy, expected_calibration_error
+from symerge_jax.models.clip import VisionConfig, encode_image
+from symerge_jax.models.heads import Head, normalised_head, stack_heads
+from symerge_jax.notation import Array, Params
+from symerge_jax.task_vectors import add
+
+ADAPTIVE = (
+    "adamerging",
+    "adamerging_taskwise",
+    "adamerging_sequential",
+    "symerge_coefficients",
+    "symerge_head",
+    "symerge",
+)
+JOINT = ("adamerging", "adamerging_taskwise")  # two half batches per task and iteration
+KNOWN = ("pretrained", "individual", *METHODS, *ADAPTIVE)
+# Scales to choose from on validation images; the smallest best one wins.
+SCALES = {
+    "task_arithmetic": (0.05, *(np.arange(1, 11) / 10)),
+    "ties": tuple(np.arange(1, 16) / 10),
+}
+
+
+class Constants(NamedTuple):
+    """Hyper-parameters of one kind of data.
+
+    Attributes:
+        recipe: of fine-tuning.
+        iterations: rounds of adaptation over the tasks.
+        batch_size: inputs per task and iteration.
+        rate: learning rate of coefficients and heads together, and of heads alone.
+        coefficient_rate: of coefficients alone.
+        entropy_rate: of AdaMerging.
+        initial: coefficient of every leaf and task at the start.
+    """
+
+    recipe: Recipe
+    iterations: int
+    batch_size: int
+    rate: float
+    coefficient_rate: float
+    entropy_rate: float
+    initial: float
+
+
+class Seed(NamedTuple):
+    """What the methods of one seed start from; `labels` is what each expert says of test images."""
+
+    number: int
+    experts: Experts
+    labels: list[ExpertLabels]
+
+
+class Scored(NamedTuple):
+    """A model on one task's test images: which are right, bool [n], and its calibration error."""
+
+    correct: np.ndarray
+    ece: float
+
+
+class Outcome(NamedTuple):
+    """What one method gave under one seed; `half` if it adapted on half of the test images."""
+
+    method: str
+    seed: int
+    half: bool
+    scores: list[Scored]
+    adapted: Adapted | None = None
+    note: str | None = None
+
+
+moved = jax.jit(add)
+
+
+@memoise
+def encoder(config: VisionConfig, dtype: str) -> Callable[[Params, Array], Array]:
+    """Returns (θ, images uint8 [batch, height, width, 3]) → features; normalised in the program."""
+    apply = encode_image(config, dtype=None if dtype == "float32" else jnp.dtype(dtype))
+
+    def encode(params: Params, images: Array) -> Array:
+        return apply(params, normalise(images))
+
+    return encode
+
+
+@memoise
+def logits_of(encode: Callable[[Params, Array], Array]) -> Callable[[Any, Array], Array]:
+    """Returns ((θ, head, classes), images) → logits, with the padding of the head excluded."""
+
+    def apply(model: tuple[Params, Head, Array], images: Array) -> Array:
+        params, head, classes = model
+        return exclude(normalised_head(head, encode(params, images)), classes[None])
+
+    return apply
+
+
+def label(
+    model: Model, experts: Experts, tasks: Sequence[Task], cache: Path, say: Callable[[str], None]
+) -> list[ExpertLabels]:
+    """Returns what each expert says about its task's test images; no label takes part."""
+    return expert_predictions(
+        logits_of(model.encode),
+        [
+            (params, *padded(experts.stacked, experts.classes, k))
+            for k, params in enumerate(experts.params)
+        ],
+        [task.test.images for task in tasks],
+        cache=cache,
+        program=f"tiny CLIP, {model.name}",
+        report=say,
+    )
+
+
+def padded(heads: Head, classes: Array, k: int) -> tuple[Head, Array]:
+    """Returns task k's padded head and which of its rows exist."""
+    return {name: leaf[k] for name, leaf in heads.items()}, classes[k]
+
+
+def logits_on(
+    model: Model, params: Params, head: Head, classes: Array, images: np.ndarray
+) -> np.ndarray:
+    """Returns logits [n, classes]."""
+    return predict(logits_of(model.encode), (params, head, classes), images)
+
+
+def score(
+    model: Model, params: Sequence[Params], heads: Head, classes: Array, tasks: Sequence[Task]
+) -> list[Scored]:
+    """Scores each task's test images with its own encoder (often one and the same) and head."""
+    scored = []
+    for k, task in enumerate(tasks):
+        logits = logits_on(model, params[k], *padded(heads, classes, k), task.test.images)
+        ece = expected_calibration_error(jax.nn.softmax(logits, axis=-1), task.test.labels)
+        scored.append(Scored(logits.argmax(axis=1) == task.test.labels, float(ece)))
+    return scored
+
+
+def validation_accuracies(
+    model: Model, params: Sequence[Params], heads: Head, classes: Array, tasks: Sequence[Task]
+) -> np.ndarray:
+    """Returns accuracy in percent on the validation images, [task]."""
+    return np.array([
+        float(accuracy(
+            logits_on(model, params[k], *padded(heads, classes, k), task.validation.images),
+            task.validation.labels,
+        ))
+        for k, task in enumerate(tasks)
+    ])  # fmt: skip
+
+
+def training_free(model: Model, seed: Seed, tasks: Sequence[Task], method: str) -> Outcome:
+    """Merges without data, or gives the reference rows; the scale comes from validation images."""
+    experts, count, note = seed.experts, len(tasks), None
+    heads, classes = experts.stacked, experts.classes
+    if method == "individual":
+        params = experts.params
+    elif method == "pretrained":
+        params, (heads, classes) = [model.pretrained] * count, stack_heads(experts.first_heads)
+    else:
+        merged = jax.jit(METHODS[method].merge)(experts.task_vectors)
+        scale = METHODS[method].scale
+        if METHODS[method].tunes_scale:
+            best = validation_accuracies(model, experts.params, heads, classes, tasks)
+            tried = {
+                float(s): float(np.mean(validation_accuracies(
+                    model, [moved(model.pretrained, merged, scale=s)] * count,
+                    heads, classes, tasks,
+                ) / np.maximum(best, 1e-9)))
+                for s in SCALES[method]
+            }  # fmt: skip
+            scale = max(tried, key=lambda s: (tried[s], -s))
+            note = f"{method}: scale {scale:g} chosen on validation images"
+        params = [moved(model.pretrained, merged, scale=scale)] * count
+    scores = score(model, params, heads, classes, tasks)
+    return Outcome(method, seed.number, False, scores, note=note)
+
+
+def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits test inputs in two random halves: one to adapt on, one to score."""
+    order = np.random.default_rng(0).permutation(count)
+    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+def adaptive(
+    model: Model,
+    seed: Seed,
+    tasks: Sequence[Task],
+    method: str,
+    constants: Constants,
+    *,
+    half: bool,
+    dtype: str,
+    cache: Path,
+    resume: bool,
+    bars: Bars,
+) -> Outcome:
+    """Adapts on unlabelled test images (or on half of them) and scores."""
+    inputs, labels = [task.test.images for task in tasks], seed.labels
+    if half:
+        rows = [halves(len(x))[0] for x in inputs]
+        inputs = [x[r] for x, r in zip(inputs, rows, strict=True)]
+        labels = [ExpertLabels(*(y[r] for y in x)) for x, r in zip(labels, rows, strict=True)]
+    name = f"{method}, seed {seed.number}" + (", half" if half else "")
+    steps = constants.iterations * len(tasks) * (2 if method in JOINT else 1)
+    batch = constants.batch_size // (2 if method in JOINT else 1)
+    follow = bars.follow(name, steps, batch)
+    experts = seed.experts
+
+    def make() -> dict[str, Any]:
+        adapted = run_method(
+            method, model, experts, inputs, labels, constants, seed.number,
+            lambda carry, losses: follow(losses),
+        )  # fmt: skip
+        lam = adapted.coefficients
+        return {
+            "params": adapted.params,
+            "coefficients": lam if isinstance(lam, dict) else {"all": lam},
+            "heads": adapted.heads,
+            "losses": adapted.losses,
+            "kept": adapted.kept,
+        }
+
+    key = {
+        "method": method, "version": __version__, "seed": seed.number, "model": model.name,
+        "experts": digest(experts.task_vectors, experts.stacked), "inputs": digest(inputs),
+        "labels": digest(*(tuple(x) for x in labels)), "constants": str(constants),
+        "dtype": dtype,
+    }  # fmt: skip
+    made = cached(cache, "adapted", key, make, report=CONSOLE.print, renew=not resume)
+    adapted = Adapted(**made)
+    count = len(tasks)
+    scores = score(model, [adapted.params] * count, adapted.heads, experts.classes, tasks)
+    return Outcome(method, seed.number, half, scores, adapted)
+
+
+def run_method(
+    method: str,
+    model: Model,
+    experts: Experts,
+    inputs: Sequence[np.ndarray],
+    labels: Sequence[ExpertLabels],
+    constants: Constants,
+    seed: int,
+    on_chunk: Callable[[Any, np.ndarray], None],
+) -> Adapted:
+    """Runs one adaptive method with its settings."""
+    shared = {
+        "classes": experts.classes,
+        "iterations": constants.iterations,
+        "initial_coefficient": constants.initial,
+        "seed": seed,
+        "on_chunk": on_chunk,
+    }
+    start = (model.encode, normalised_head, model.pretrained, experts.task_vectors, experts.stacked)
+    if method.startswith("adamerging"):
+        return adamerging(
+            *start, inputs,
+            granularity="task" if method == "adamerging_taskwise" else "leaf",
+            update="joint" if method in JOINT else "sequential",
+            batch_size=constants.batch_size // (2 if method in JOINT else 1),
+            learning_rate=constants.entropy_rate,
+            **shared,
+        )  # fmt: skip
+    rates = {
+        "symerge": (constants.rate, constants.rate),
+        "symerge_head": (0.0, constants.rate),
+        "symerge_coefficients": (constants.coefficient_rate, 0.0),
+    }
+    coefficient_rate, head_rate = rates[method]
+    return symerge(
+        *start, inputs, labels,
+        batch_size=constants.batch_size,
+        coefficient_rate=coefficient_rate,
+        head_rate=head_rate,
+        **shared,
+    )  # fmt: skip
