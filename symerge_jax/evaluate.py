@@ -33,6 +33,7 @@ def predict(apply: Apply, params: Params, inputs: Any, *, batch_size: int = 250)
     Raises:
         BadInput: no input at all.
     """
+    inputs = jax.tree.map(np.asarray, inputs)  # once, also if they lie on the device
     count = len(jax.tree.leaves(inputs)[0])
     if count == 0:
         raise BadInput("nothing to evaluate: expected at least one input, got none")
@@ -40,7 +41,7 @@ def predict(apply: Apply, params: Params, inputs: Any, *, batch_size: int = 250)
     parts = []
     for begin in range(0, count, batch_size):
         rows = np.minimum(np.arange(begin, begin + batch_size), count - 1)
-        parts.append(run(params, jax.tree.map(lambda x, r=rows: np.asarray(x)[r], inputs)))
+        parts.append(run(params, jax.tree.map(lambda x, r=rows: x[r], inputs)))
     return jax.tree.map(lambda *p: np.concatenate([np.asarray(x) for x in p])[:count], *parts)
 
 

@@ -166,6 +166,7 @@ def adapt(
             f"got {count} task vectors, {trees.task_count(heads)} heads and inputs of "
             f"{len(inputs)} tasks; expected one of each per task"
         )
+    _check_coefficients(coefficients, task_vectors, count)
     all_classes = _all_classes(classify, encode, pretrained, heads, inputs)
     if classes is None:
         classes = all_classes
@@ -228,6 +229,18 @@ def _all_classes(
     first = jax.tree.map(lambda x: np.asarray(x[:1]), inputs[0])
     logits = jax.eval_shape(lambda p, h, x: classify(h, encode(p, x)), pretrained, head, first)
     return jnp.ones((len(inputs), logits.shape[-1]), bool)
+
+
+def _check_coefficients(coefficients: Any, task_vectors: TaskVectors, count: int) -> None:
+    one_for_all = isinstance(coefficients, Array)
+    if not one_for_all and jax.tree.structure(coefficients) != jax.tree.structure(task_vectors):
+        raise BadInput(
+            "coefficients: expected one array [task], or a pytree with the leaves of the task "
+            "vectors; got another structure"
+        )
+    shapes = {np.shape(leaf) for leaf in jax.tree.leaves(coefficients)}
+    if shapes != {(count,)}:
+        raise BadInput(f"coefficients: expected arrays of shape ({count},), got {sorted(shapes)}")
 
 
 def _check_option(name: str, value: str, known: Any) -> None:
