@@ -16,6 +16,7 @@ Expected: the tables in README.md, rendered from experiments/results/vision/.
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,9 @@ from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.cache import flatten
 from symerge_jax.checkpoints.clip import source_names
 from symerge_jax.cli.errors import run
+from symerge_jax.data.images import find_tasks
 from symerge_jax.errors import BadInput
-from symerge_jax.files import write_atomically
+from symerge_jax.files import make_folder, write_atomically
 from symerge_jax.finetune import Recipe
 from symerge_jax.parallel import run_jobs, use_devices
 
@@ -107,24 +109,25 @@ class Settings(Options):
 def main(settings: Settings) -> int:
     """Runs the experiment; the last line printed is the path of the record."""
     check(settings)
-    methods = chosen_methods(settings)
+    methods, names = chosen_methods(settings), chosen_tasks(settings)
     devices = use_devices(settings.devices)
-    cache = settings.cache_folder()
-    keep_programs(cache / "compiled")
     constants = adjusted(settings)
-    setting = "images" if settings.data else "tiny"
-    record = records.new_record("vision", setting, settings)
     if settings.dry_run:
-        return describe(settings, methods, constants, devices)
-    folder = records.new_folder(record, settings.out)
+        return describe(names, settings, methods, constants, devices)
+    cache = make_folder(settings.cache_folder())
+    make_folder(settings.out.absolute())  # found out now, not after the work
+    keep_programs(cache / "compiled")
+    record = records.new_record("vision", "images" if settings.data else "tiny", settings)
     say = CONSOLE.print
 
     with records.phase(record, "tasks"):
         base = pretrain_again(settings) if settings.retrain else tiny.load()
-        tasks = read_tasks(settings, base, say)
+        tasks = read_tasks(settings, names, base, say)
     say(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}", highlight=False)
     model = Model(
-        encoder(base.config.vision, settings.dtype), base.params["vision"], base.card["sha256"]
+        encoder(base.config.vision, settings.dtype),
+        base.params["vision"],
+        f"{base.card['sha256']} {settings.dtype}",
     )
     record["settings"]["constants"] = {**constants._asdict(), "recipe": constants.recipe._asdict()}
     record["settings"]["tasks"] = [task.name for task in tasks]
@@ -170,8 +173,13 @@ def main(settings: Settings) -> int:
             ]
             learned = run_jobs(jobs, devices)
     collect(record, methods, settings, tasks, [*fixed, *learned])
-    draw(record, learned, tasks, model, folder)
-    path = records.write(record, folder)
+    folder = records.new_folder(record, settings.out)
+    try:
+        draw(record, learned, tasks, model, folder)
+        path = records.write(record, folder)
+    except BaseException:  # a full disk, an interruption: no half run stays behind
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     report.print_table(record)
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["phases_s"].items())
     say(f"time: {times}", highlight=False)
@@ -200,12 +208,11 @@ def adjusted(settings: Settings) -> Constants:
     return constants
 
 
-def read_tasks(settings: Settings, base: tiny.Base, say: Callable[..., None]) -> list[Task]:
-    """Reads or draws the tasks.
+def chosen_tasks(settings: Settings) -> list[str]:
+    """Returns the names of the tasks.
 
     Raises:
-        BadInput: an unknown task, unreadable data, fewer than two tasks, or an option that
-            this experiment cannot serve.
+        BadInput: an unknown task, fewer than two, or an option that this experiment cannot serve.
     """
     if settings.checkpoints is not None:
         raise BadInput(
@@ -214,17 +221,36 @@ def read_tasks(settings: Settings, base: tiny.Base, say: Callable[..., None]) ->
         )
     if settings.model not in (None, MODEL):
         raise BadInput(f"--model must be {MODEL} here, got {settings.model}")
+    if settings.data is None:
+        names = list(settings.tasks or world.TASKS[: settings.task_count])
+        for name in names:
+            check_known(name, world.TASKS, "task")
+        return names
+    if settings.limit == 1:
+        raise BadInput("--limit must be at least 2 with --data: one half is adapted on, one scored")
+    found = find_tasks(settings.data)
+    names = list(settings.tasks or found)
+    for name in names:
+        if not (settings.data / name).is_dir():
+            check_known(name, found, "task")
+    if not names:
+        raise BadInput(
+            f"{settings.data}: no task found; expected folders with train.npz and test.npz, or "
+            "with train/ and test/ holding a folder per class"
+        )
+    if len(names) < 2:
+        raise BadInput(f"{settings.data}: merging needs at least two tasks, found only {names[0]}")
+    return names
+
+
+def read_tasks(
+    settings: Settings, names: Sequence[str], base: tiny.Base, say: Callable[..., None]
+) -> list[Task]:
+    """Reads or draws the tasks."""
     limit = min(settings.limit or 100, 100) if settings.quick else settings.limit
     if settings.data is None:
-        names = settings.tasks or world.TASKS[: settings.task_count]
         return generated(names, base, limit=limit, cache=settings.cache_folder(), report=say)
-    size = base.config.vision.image_size
-    tasks = from_folders(settings.data, settings.tasks, size=size, limit=limit)
-    if len(tasks) < 2:
-        raise BadInput(
-            f"{settings.data}: merging needs at least two tasks, found only {tasks[0].name}"
-        )
-    return tasks
+    return from_folders(settings.data, names, size=base.config.vision.image_size, limit=limit)
 
 
 def pretrain_again(settings: Settings) -> tiny.Base:
@@ -317,12 +343,16 @@ def store(
 
 
 def describe(
-    settings: Settings, methods: Sequence[str], constants: Constants, devices: Sequence[Any]
+    names: Sequence[str],
+    settings: Settings,
+    methods: Sequence[str],
+    constants: Constants,
+    devices: Sequence[Any],
 ) -> int:
     """Says what a run would do."""
-    source = settings.data or f"embedded world, {settings.task_count} tasks"
-    print(f"inputs: {source}; seeds {list(settings.seeds)}; devices {len(devices)}")
+    print(f"tasks: {', '.join(names)} ({settings.data or 'embedded world'})")
     print(f"methods: {', '.join(methods)}")
+    print(f"seeds: {', '.join(map(str, settings.seeds))}; devices: {len(devices)}")
     print(f"fine-tuning: {constants.recipe}")
     print(f"adaptation: {constants.iterations} rounds over the tasks, batch {constants.batch_size}")
     return 0

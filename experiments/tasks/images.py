@@ -14,7 +14,7 @@ from experiments.tiny import world
 from experiments.tiny.base import Base
 from symerge_jax.cache import cached
 from symerge_jax.cli.errors import nearest
-from symerge_jax.data.images import find_tasks, read_task
+from symerge_jax.data.images import read_task
 from symerge_jax.errors import BadInput
 from symerge_jax.models.clip import encode_text
 from symerge_jax.models.heads import Head, zero_shot_head
@@ -114,17 +114,14 @@ def generated(
     return tasks
 
 
-def from_folders(
-    folder: Path, names: Sequence[str] | None, *, size: int, limit: int | None
-) -> list[Task]:
-    """Reads tasks from `folder/<task>`; without names every readable one.
+def from_folders(folder: Path, names: Sequence[str], *, size: int, limit: int | None) -> list[Task]:
+    """Reads tasks from `folder/<task>`, each image at `size` pixels.
 
     Raises:
-        BadInput: a missing folder, an unknown task, fewer than two tasks, unreadable data, no
-            labels to train with, or labels of one class.
+        BadInput: unreadable data, or too few labels to train and score an expert.
     """
     tasks = []
-    for name in task_names(names, folder, 0):
+    for name in names:
         task = read_task(folder, name, size=size)
         splits = {}
         for part in ("train", "validation", "test"):
@@ -135,13 +132,12 @@ def from_folders(
                     "scoring it need them (labels in the npz, or one folder per class)"
                 )
             splits[part] = Split(split.images, split.labels)
-        if len(set(splits["train"].labels.tolist())) < 2:
+        if len(np.unique(splits["train"].labels)) < 2:
             raise BadInput(
-                f"{folder / name}: the train images show fewer than two classes, so there is "
-                "nothing to tell apart; add images of another class"
+                f"{folder / name}: the training images show fewer than two classes; an expert "
+                "cannot be trained on them"
             )
         splits["test"] = first(splits["test"], limit)
-        assert task.classes is not None  # whoever has labels has classes
         tasks.append(Task(name, task.classes, **splits, head=None))
     return tasks
 
