@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.progress import Bars
+from experiments.progress import Bars, say
 from experiments.tasks.images import Task, probe
 from symerge_jax.cache import cached, digest
 from symerge_jax.evaluate import predict
@@ -76,12 +76,11 @@ def make_experts(
     devices: Sequence[Device],
     cache: Path,
     bars: Bars,
-    report: Callable[[str], None],
 ) -> dict[int, Experts]:
     """Fine-tunes what the cache does not hold, one expert per device at a time."""
     heads = first_heads(model, tasks)
     jobs = [
-        partial(_expert, model, task, head, recipe, seed, cache, bars, report)
+        partial(_expert, model, task, head, recipe, seed, cache, bars)
         for seed in seeds
         for task, head in zip(tasks, heads, strict=True)
     ]
@@ -97,7 +96,6 @@ def _expert(
     seed: int,
     cache: Path,
     bars: Bars,
-    report: Callable[[str], None],
 ) -> dict[str, Any]:
     def make() -> dict[str, Any]:
         name = f"expert {task.name}, seed {seed}"
@@ -117,7 +115,7 @@ def _expert(
         "recipe": recipe._asdict(),
         "seed": seed,
     }
-    return cached(cache, "experts", key, make, report=report)
+    return cached(cache, "experts", key, make, report=say)
 
 
 def _together(model: Model, made: Sequence[dict[str, Any]], first: list[Head]) -> Experts:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.experts import Experts, Model
-from experiments.progress import CONSOLE, Bars
+from experiments.progress import Bars, say
 from experiments.tasks.images import Task
 from symerge_jax import __version__
 from symerge_jax.adapt.adamerging import adamerging
@@ -125,9 +125,7 @@ def logits_of(encode: Callable[[Params, Array], Array]) -> Callable[[Any, Array]
     return apply
 
 
-def label(
-    model: Model, experts: Experts, tasks: Sequence[Task], cache: Path, say: Callable[[str], None]
-) -> list[ExpertLabels]:
+def label(model: Model, experts: Experts, tasks: Sequence[Task], cache: Path) -> list[ExpertLabels]:
     """Returns what each expert says about its task's test images; no label takes part."""
     return expert_predictions(
         logits_of(model.encode),
@@ -257,7 +255,7 @@ def adaptive(
         "labels": digest(*(tuple(x) for x in labels)), "constants": str(constants),
         "dtype": dtype,
     }  # fmt: skip
-    made = cached(cache, "adapted", key, make, report=CONSOLE.print, renew=not resume)
+    made = cached(cache, "adapted", key, make, report=say, renew=not resume)
     adapted = Adapted(**made)
     count = len(tasks)
     scores = score(model, [adapted.params] * count, adapted.heads, experts.classes, tasks)

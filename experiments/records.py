@@ -197,17 +197,6 @@ def new_folder(record: Record, root: str | Path) -> Path:
     raise BadInput(f"{parent}: a thousand runs in one second; choose another --out")
 
 
-@contextlib.contextmanager
-def run_folder(record: Record, root: str | Path) -> Iterator[Path]:
-    """Gives the folder of `new_folder`, and takes it away again where a run left nothing in it."""
-    folder = new_folder(record, root)
-    try:
-        yield folder
-    finally:
-        with contextlib.suppress(OSError):  # it holds files: a run that has come to results
-            folder.rmdir()
-
-
 def write(record: Record, folder: str | Path) -> Path:
     """Writes `record.json` and `table.csv` into a run's folder, summary brought up to date.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from experiments.methods import (
     training_free,
 )
 from experiments.options import Options, check, keep_programs
-from experiments.progress import CONSOLE, Bars
+from experiments.progress import Bars, say
 from experiments.tasks.images import Task, check_known, from_folders, generated
 from experiments.tiny import base as tiny
 from experiments.tiny import world
@@ -118,12 +118,11 @@ def main(settings: Settings) -> int:
     make_folder(settings.out.absolute())  # found out now, not after the work
     keep_programs(cache / "compiled")
     record = records.new_record("vision", "images" if settings.data else "tiny", settings)
-    say = CONSOLE.print
 
     with records.phase(record, "tasks"):
         base = pretrain_again(settings) if settings.retrain else tiny.load()
-        tasks = read_tasks(settings, names, base, say)
-    say(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}", highlight=False)
+        tasks = read_tasks(settings, names, base)
+    say(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
     model = Model(
         encoder(base.config.vision, settings.dtype),
         base.params["vision"],
@@ -136,11 +135,11 @@ def main(settings: Settings) -> int:
         with records.phase(record, "experts"):
             experts = make_experts(
                 model, tasks, constants.recipe, settings.seeds,
-                devices=devices, cache=cache, bars=bars, report=say,
+                devices=devices, cache=cache, bars=bars,
             )  # fmt: skip
         with records.phase(record, "predictions"):
             seeds = {
-                seed: Seed(seed, found, label(model, found, tasks, cache, say))
+                seed: Seed(seed, found, label(model, found, tasks, cache))
                 for seed, found in experts.items()
             }
         with records.phase(record, "training-free"):
@@ -182,7 +181,7 @@ def main(settings: Settings) -> int:
         raise
     report.print_table(record)
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["phases_s"].items())
-    say(f"time: {times}", highlight=False)
+    say(f"time: {times}")
     print(path)
     return 0
 
@@ -243,13 +242,11 @@ def chosen_tasks(settings: Settings) -> list[str]:
     return names
 
 
-def read_tasks(
-    settings: Settings, names: Sequence[str], base: tiny.Base, say: Callable[..., None]
-) -> list[Task]:
+def read_tasks(settings: Settings, names: Sequence[str], base: tiny.Base) -> list[Task]:
     """Reads or draws the tasks."""
     limit = min(settings.limit or 100, 100) if settings.quick else settings.limit
     if settings.data is None:
-        return generated(names, base, limit=limit, cache=settings.cache_folder(), report=say)
+        return generated(names, base, limit=limit, cache=settings.cache_folder())
     return from_folders(settings.data, names, size=base.config.vision.image_size, limit=limit)
 
 

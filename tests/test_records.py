@@ -157,15 +157,6 @@ def test_runs_never_share_a_folder(record, tmp_path):
     assert len(folders) == 5
 
 
-def test_a_run_that_wrote_nothing_leaves_no_folder(record, tmp_path):
-    with pytest.raises(ZeroDivisionError), records.run_folder(record, tmp_path) as folder:
-        1 / 0  # noqa: B018
-    assert not folder.exists()
-    with records.run_folder(record, tmp_path) as folder:
-        records.write(record, folder)
-    assert (folder / "record.json").exists()
-
-
 def test_a_record_is_never_overwritten(record, tmp_path):
     folder = records.new_folder(record, tmp_path)
     records.write(record, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.progress import say
 from experiments.tiny import world
 from experiments.tiny.base import Base
 from symerge_jax.cache import cached
@@ -20,8 +21,6 @@ from symerge_jax.models.clip import encode_text
 from symerge_jax.models.heads import Head, zero_shot_head
 
 TRAIN, TEST = 2000, 500  # pictures per task of the embedded world
-DEFAULT_COUNT = 8
-COUNTS = (8, 14, 20)
 
 
 class Split(NamedTuple):
@@ -45,42 +44,12 @@ class Task(NamedTuple):
     head: Head | None
 
 
-def task_names(names: Sequence[str] | None, folder: Path | None, count: int) -> list[str]:
-    """Returns the names of a run's tasks, without reading any of them.
-
-    Args:
-        names: what a person asked for; None takes all in `folder`.
-        folder: with a folder per task; None is the embedded world.
-        count: how many tasks of the embedded world, if there are no names.
-
-    Raises:
-        BadInput: a missing folder, an unknown name, fewer than two tasks.
-    """
-    known = world.TASKS if folder is None else find_tasks(folder)
-    if not known:
-        raise BadInput(
-            f"{folder}: no task found; expected folders with train.npz and test.npz, or with "
-            "train/ and test/ holding a folder per class"
-        )
-    chosen = list(names or (known if folder else known[:count]))
-    for name in chosen:
-        if folder is None or not (folder / name).is_dir():  # else reading it says what is wrong
-            check_known(name, known, "task")
-    if len(chosen) < 2:
-        raise BadInput(
-            f"merging needs at least two tasks, found only {chosen[0]} in "
-            f"{folder or 'the embedded world'}"
-        )
-    return chosen
-
-
 def generated(
     names: Sequence[str],
     base: Base,
     *,
     limit: int | None,
     cache: Path,
-    report: Callable[[str], None],
 ) -> list[Task]:
     """Draws tasks of the embedded world (or finds them drawn) and writes their zero-shot heads.
 
@@ -105,7 +74,7 @@ def generated(
             test = world.images(name, split="test", count=TEST, seed=0)
             return {"train": Split(*train)._asdict(), "test": Split(*test)._asdict()}
 
-        drawn = cached(cache, "pictures", key | {"task": name}, draw, report=report)
+        drawn = cached(cache, "pictures", key | {"task": name}, draw, report=say)
         train, validation = hold_out(Split(**drawn["train"]))
         test = Split(**drawn["test"])
         classes = world.FAMILIES[name].classes
@@ -138,6 +107,7 @@ def from_folders(folder: Path, names: Sequence[str], *, size: int, limit: int | 
                 "cannot be trained on them"
             )
         splits["test"] = first(splits["test"], limit)
+        assert task.classes is not None  # whoever has labels has classes
         tasks.append(Task(name, task.classes, **splits, head=None))
     return tasks
 
