@@ -331,7 +331,7 @@ def store(
         if not ("all" in one.coefficients and len(one.coefficients) == 1):
             arrays[method] = as_matrix(one.coefficients, paths)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomically(folder / "coefficients.npz", buffer.getvalue())
     if "symerge" in adapted:
         one = adapted["symerge"]
