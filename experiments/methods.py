@@ -8,12 +8,10 @@ adapts (`run_method`) receives images and what experts say about them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache as memoise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.experts import Experts, Model
@@ -22,15 +20,14 @@ from experiments.tasks.images import Task
 from symerge_jax import __version__
 from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.experts import expert_predictions
-from symerge_jax.adapt.objectives import ExpertLabels, exclude
+from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import Adapted, symerge
 from symerge_jax.cache import cached, digest
-from symerge_jax.data.preprocess import normalise
+from symerge_jax.classifier import logits_of
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import Recipe
 from symerge_jax.merge import METHODS
 from symerge_jax.metrics import accuracy, expected_calibration_error
-from symerge_jax.models.clip import VisionConfig, encode_image
 from symerge_jax.models.heads import Head, normalised_head, stack_heads
 from symerge_jax.notation import Array, Params
 from symerge_jax.task_vectors import add
@@ -101,28 +98,6 @@ class Outcome(NamedTuple):
 
 
 moved = jax.jit(add)
-
-
-@memoise
-def encoder(config: VisionConfig, dtype: str) -> Callable[[Params, Array], Array]:
-    """Returns (θ, images uint8 [batch, height, width, 3]) → features; normalised in the program."""
-    apply = encode_image(config, dtype=None if dtype == "float32" else jnp.dtype(dtype))
-
-    def encode(params: Params, images: Array) -> Array:
-        return apply(params, normalise(images))
-
-    return encode
-
-
-@memoise
-def logits_of(encode: Callable[[Params, Array], Array]) -> Callable[[Any, Array], Array]:
-    """Returns ((θ, head, classes), images) → logits, with the padding of the head excluded."""
-
-    def apply(model: tuple[Params, Head, Array], images: Array) -> Array:
-        params, head, classes = model
-        return exclude(normalised_head(head, encode(params, images)), classes[None])
-
-    return apply
 
 
 def label(model: Model, experts: Experts, tasks: Sequence[Task], cache: Path) -> list[ExpertLabels]:

@@ -1,14 +1,13 @@
 """The options that all experiments share, and what they mean to a run."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
-
+from symerge_jax.cli.programs import keep_programs
 from symerge_jax.errors import BadInput
-from symerge_jax.files import make_folder
+
+__all__ = ["Options", "check", "keep_programs"]
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,3 @@ def check(options: Options) -> None:
         raise BadInput(
             "--parallel data: this experiment's runs fit one device each; leave it at runs"
         )
-
-
-def keep_programs(folder: Path) -> None:
-    """Keeps compiled programs in `folder`, so that a second run need not compile them.
-
-    Raises:
-        BadInput: there can be no such folder.
-    """
-    jax.config.update("jax_compilation_cache_dir", str(make_folder(folder)))
-    # A program that cannot be stored is compiled again; what matters says so itself.
-    warnings.filterwarnings("ignore", message=r"Error \w+ persistent compilation cache entry")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

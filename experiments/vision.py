@@ -38,7 +38,6 @@ from experiments.methods import (
     Outcome,
     Seed,
     adaptive,
-    encoder,
     halves,
     label,
     training_free,
@@ -53,6 +52,7 @@ from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.cache import flatten
 from symerge_jax.checkpoints.clip import source_names
+from symerge_jax.classifier import encoder
 from symerge_jax.cli.errors import run
 from symerge_jax.data.images import find_tasks
 from symerge_jax.errors import BadInput

@@ -36,7 +36,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
         _write(temporary, content)
         os.replace(temporary, path)
     except OSError as error:
-        raise BadInput(_sentence(path, error)) from error
+        raise BadInput(explained(path, error)) from error
     finally:
         _remove(temporary)  # gone already after a rename; else also after Ctrl-C
     return path
@@ -52,7 +52,7 @@ def make_folder(path: str | Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(_sentence(path, error)) from error
+        raise BadInput(explained(path, error)) from error
     return path
 
 
@@ -73,7 +73,8 @@ def _remove(path: Path) -> None:
         return  # the error that brought us here says more
 
 
-def _sentence(path: Path, error: OSError) -> str:
+def explained(path: Path, error: OSError) -> str:
+    """Returns one sentence on why `path` could not be written."""
     blocking = next((p for p in (path, *path.parents) if os.path.isfile(p)), None)
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and blocking is not None:
         return (

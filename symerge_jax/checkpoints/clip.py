@@ -25,6 +25,7 @@ from symerge_jax.checkpoints.clip_layouts import (
     open_clip_rules,
     open_clip_sizes,
 )
+from symerge_jax.checkpoints.layout import ASIDE, TEXT_LEFTOVERS
 from symerge_jax.errors import BadInput
 from symerge_jax.models.clip import param_shapes
 from symerge_jax.models.clip_config import Activation, ClipConfig, TextConfig, VisionConfig
@@ -33,18 +34,6 @@ Layout = Literal["hugging_face", "open_clip"]
 Tensors = Mapping[str, np.ndarray]
 Tree = dict[str, Any]
 Table = Callable[..., list[Rule]]
-
-# No parameters: position counters, the causal mask, OpenAI's size constants.
-ASIDE = ("position_ids", "attn_mask", "input_resolution", "context_length", "vocab_size")
-# What is left of open_clip's text tower in the image encoders of the task-vector checkpoints.
-TEXT_LEFTOVERS = (
-    "positional_embedding",
-    "text_projection",
-    "logit_scale",
-    "token_embedding.weight",
-    "ln_final.weight",
-    "ln_final.bias",
-)
 
 
 class Converted(NamedTuple):

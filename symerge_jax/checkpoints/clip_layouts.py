@@ -196,32 +196,37 @@ def hugging_face_sizes(config: Mapping[str, Any], *, projection: bool) -> ClipCo
     )
 
 
-def open_clip_sizes(config: Mapping[str, Any]) -> ClipConfig:
+def open_clip_sizes(config: Mapping[str, Any]) -> VisionConfig | ClipConfig:
     """Reads open_clip's model config (embed_dim, vision_cfg, text_cfg, quick_gelu).
+
+    Without text_cfg it is an image tower alone.
 
     Raises:
         BadInput: a key is absent, or the image tower is no vision transformer.
     """
     config = config.get("model_cfg", config)
     try:
-        image, text, d = config["vision_cfg"], config["text_cfg"], config["embed_dim"]
+        image, text, d = config["vision_cfg"], config.get("text_cfg"), config["embed_dim"]
         activation = "quick_gelu" if config.get("quick_gelu", False) else "gelu"
         if not isinstance(image["layers"], int) or "timm_model_name" in image:
             raise BadInput(
                 "open_clip config: vision_cfg describes no plain vision transformer, "
                 "the only image tower that is supported"
             )
+        vision = VisionConfig(
+            image_size=image["image_size"],
+            patch_size=image["patch_size"],
+            width=image["width"],
+            depth=image["layers"],
+            heads=image["width"] // image.get("head_width", 64),
+            mlp_width=int(image["width"] * image.get("mlp_ratio", 4.0)),
+            projection=d,
+            activation=activation,
+        )
+        if text is None:
+            return vision
         return ClipConfig(
-            VisionConfig(
-                image_size=image["image_size"],
-                patch_size=image["patch_size"],
-                width=image["width"],
-                depth=image["layers"],
-                heads=image["width"] // image.get("head_width", 64),
-                mlp_width=int(image["width"] * image.get("mlp_ratio", 4.0)),
-                projection=d,
-                activation=activation,
-            ),
+            vision,
             TextConfig(
                 vocabulary=text.get("vocab_size", 49408),
                 length=text.get("context_length", 77),
@@ -235,3 +240,69 @@ def open_clip_sizes(config: Mapping[str, Any]) -> ClipConfig:
         )
     except KeyError as error:
         raise BadInput(f"open_clip config: expected a key {error}, found none") from None
+
+
+def open_clip_config(vision: VisionConfig, text: TextConfig | None) -> dict[str, Any]:
+    """Returns the model config that `open_clip_sizes` reads."""
+    model: dict[str, Any] = {
+        "embed_dim": vision.projection,
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "layers": vision.depth,
+            "width": vision.width,
+            "head_width": vision.width // vision.heads,
+            "patch_size": vision.patch_size,
+            "mlp_ratio": vision.hidden / vision.width,
+        },
+        "quick_gelu": vision.activation == "quick_gelu",
+    }
+    if text is not None:
+        model["text_cfg"] = {
+            "context_length": text.length,
+            "vocab_size": text.vocabulary,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.depth,
+            "mlp_ratio": text.hidden / text.width,
+        }
+    return {"model_cfg": model}
+
+
+def hugging_face_config(vision: VisionConfig, text: TextConfig | None) -> dict[str, Any]:
+    """Returns the config.json that `hugging_face_sizes` and transformers read."""
+    shared = {"projection_dim": vision.projection or 512}
+    image = {
+        "model_type": "clip_vision_model",
+        "hidden_size": vision.width,
+        "intermediate_size": vision.hidden,
+        "num_hidden_layers": vision.depth,
+        "num_attention_heads": vision.heads,
+        "num_channels": 3,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "hidden_act": vision.activation,
+        "layer_norm_eps": vision.layer_norm_eps,
+        **shared,
+    }
+    if text is None:
+        name = "CLIPVisionModel" if vision.projection is None else "CLIPVisionModelWithProjection"
+        return {"architectures": [name], **image}
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        **shared,
+        "vision_config": image,
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": text.vocabulary,
+            "max_position_embeddings": text.length,
+            "hidden_size": text.width,
+            "intermediate_size": text.hidden,
+            "num_hidden_layers": text.depth,
+            "num_attention_heads": text.heads,
+            "hidden_act": text.activation,
+            "layer_norm_eps": text.layer_norm_eps,
+            "eos_token_id": text.eos_token if text.pooling == "eos" else 2,
+            **shared,
+        },
+    }

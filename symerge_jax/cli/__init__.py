@@ -13,6 +13,12 @@ from symerge_jax.errors import BadInput
 
 # name → what it does, in one line; the module of that name holds the command.
 COMMANDS = {
+    "merge": "merge experts into one model, without data",
+    "adapt": "merge experts and adapt the merge to unlabelled inputs",
+    "evaluate": "score a merged model on labelled images",
+    "convert": "write a checkpoint in another layout",
+    "inspect": "say what checkpoints hold and how they are related",
+    "verify": "check that a merged model is the one that was written",
     "methods": "list the merging methods",
 }
 

@@ -25,6 +25,8 @@ class Method:
         kind: "shared" for one encoder for all tasks, "per_task" for τ* with a leading task axis.
         tunes_scale: whether λ is chosen on validation data in the literature.
         streams: whether one leaf at a time suffices, so that memory does not grow with K models.
+        working_set: of a method that needs everything at once, its peak memory in multiples of
+            all K task vectors, as measured; for the forecast of `symerge merge`.
     """
 
     merge: Callable[..., Params]
@@ -32,10 +34,11 @@ class Method:
     kind: Literal["shared", "per_task"] = "shared"
     tunes_scale: bool = True
     streams: bool = False
+    working_set: float = 1.0
 
 
 METHODS: dict[str, Method] = {
     "weight_average": Method(weight_average, scale=1.0, tunes_scale=False, streams=True),
     "task_arithmetic": Method(task_arithmetic, scale=0.3, streams=True),
-    "ties": Method(ties, scale=1.0),
+    "ties": Method(ties, scale=1.0, working_set=4.0),
 }

@@ -7,6 +7,7 @@ on task vectors: θ₀ + mean_k τ_k = mean_k θ_k.
 import jax
 
 from symerge_jax.notation import Params, TaskVectors
+from symerge_jax.trees import add_up
 
 
 def weight_average(task_vectors: TaskVectors) -> Params:
@@ -18,4 +19,4 @@ def weight_average(task_vectors: TaskVectors) -> Params:
     Returns:
         Leaves [...] of the same dtypes. Streams: leaves do not depend on each other.
     """
-    return jax.tree.map(lambda tau: tau.mean(axis=0), task_vectors)
+    return jax.tree.map(lambda tau: add_up(tau) / tau.shape[0], task_vectors)

@@ -7,6 +7,7 @@ section 4.2. The scale (0.3 in the eight-task tables) is applied outside, Î¸ = Î
 import jax
 
 from symerge_jax.notation import Params, TaskVectors
+from symerge_jax.trees import add_up
 
 
 def task_arithmetic(task_vectors: TaskVectors) -> Params:
@@ -18,4 +19,4 @@ def task_arithmetic(task_vectors: TaskVectors) -> Params:
     Returns:
         Leaves [...] of the same dtypes. Streams: leaves do not depend on each other.
     """
-    return jax.tree.map(lambda tau: tau.sum(axis=0), task_vectors)
+    return jax.tree.map(add_up, task_vectors)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -41,6 +42,7 @@ __all__ = [
     "VisionConfig",
     "VisionTower",
     "encode_image",
+    "encode_once",
     "encode_text",
     "initial_params",
     "param_shapes",
@@ -189,12 +191,14 @@ class VisionTower(nn.Module):
     """Images → features: class token → ln_post → projection, not L2-normalised.
 
     The feature reads the class token only, so the last block works out nothing else; give
-    `every_token=True` to have all activations of that block too (same feature).
+    `every_token=True` to have all activations of that block too (same feature). `before_blocks`
+    stops at the tokens that enter the first block.
     """
 
     config: VisionConfig
     dtype: Any = None
     every_token: bool = False
+    before_blocks: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -218,6 +222,8 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([first, x], axis=1) + position[None]
         norm = LayerNorm(config.layer_norm_eps, name="ln_pre")
         x = norm(x.reshape(-1, width)).reshape(batch, -1, width)
+        if self.before_blocks:
+            return x
         for i in range(config.depth):
             last = i == config.depth - 1 and not self.every_token
             x = Block(config, last, name=f"blocks_{i}")(x)
@@ -316,6 +322,33 @@ def encode_image(config: VisionConfig, *, dtype: Any = None) -> Callable[[Any, A
     return apply
 
 
+def encode_once(config: VisionConfig, params: Any, images: Array) -> Array:
+    """Returns what `encode_image` does, for a tower that is used once.
+
+    The blocks share one compiled program; compiling the whole tower would take three times as long
+    as running it so. Arguments as for the function that `encode_image` returns.
+    """
+    tower, block = VisionTower(config, before_blocks=True), Block(config)
+    x = jax.jit(lambda params, images: tower.apply({"params": params}, images))(params, images)
+    run = jax.jit(lambda params, x: block.apply({"params": params}, x))
+    for i in range(config.depth):
+        x = run(params[f"blocks_{i}"], x)
+    ending = _Ending(config)
+    kept = {name: params[name] for name in ("ln_post", "projection") if name in params}
+    return cast(Array, jax.jit(lambda params, x: ending.apply({"params": params}, x))(kept, x))
+
+
+class _Ending(nn.Module):
+    """Tokens after the last block → features."""
+
+    config: VisionConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = LayerNorm(self.config.layer_norm_eps, name="ln_post")(x[:, 0])
+        return _project(x, self.config)
+
+
 def encode_text(config: TextConfig, *, dtype: Any = None) -> Callable[[Any, Array], Array]:
     """Returns the pure function (params, tokens) → features; see `encode_image`.
 
@@ -362,8 +395,12 @@ def _initial_deviation(path: str, config: VisionConfig | TextConfig) -> float:
 
 def param_shapes(config: VisionConfig | TextConfig) -> Tree:
     """Returns the tree of `initial_params` with `jax.ShapeDtypeStruct` for leaves."""
-    tower, example = _tower(config)
-    return jax.eval_shape(tower.init, jax.random.key(0), example)["params"]
+    tower, example = _tower(replace(config, depth=1))  # blocks are alike; tracing one is quicker
+    shapes = jax.eval_shape(tower.init, jax.random.key(0), example)["params"]
+    return {
+        name: shapes["blocks_0" if name.startswith("blocks_") else name]
+        for name in [*(f"blocks_{i}" for i in range(config.depth)), *shapes]
+    }
 
 
 def _tower(config: VisionConfig | TextConfig) -> tuple[nn.Module, jax.ShapeDtypeStruct]:

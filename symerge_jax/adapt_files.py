@@ -1,0 +1,419 @@
+"""Adapts a merge of a person's experts to their unlabelled inputs: files in, a folder out.
+
+The counterpart of `merge_files` for methods that learn: `symerge adapt` and its library form.
+Labels, where the inputs have any, are read for the report alone: `Inputs`, which is what adapts,
+has none.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from symerge_jax.adapt.adamerging import adamerging
+from symerge_jax.adapt.coefficients import as_matrix
+from symerge_jax.adapt.experts import labels_of
+from symerge_jax.adapt.objectives import ExpertLabels
+from symerge_jax.adapt.symerge import Adapted, symerge
+from symerge_jax.checkpoints import export
+from symerge_jax.checkpoints.clip import source_names
+from symerge_jax.checkpoints.heads import StoredHead, read_head
+from symerge_jax.checkpoints.open import Loaded, load_clip
+from symerge_jax.checkpoints.source import Checkpoint, hashing, start_hashing
+from symerge_jax.classifier import encoder
+from symerge_jax.data.images import read_images
+from symerge_jax.data.meta import read_meta
+from symerge_jax.data.tasks_file import TaskEntry, TasksFile
+from symerge_jax.errors import BadInput
+from symerge_jax.files import write_atomically
+from symerge_jax.merge_plan import Plan, plan
+from symerge_jax.models.clip import encode_text
+from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads, zero_shot_head
+from symerge_jax.models.tokenizer import clip_tokenizer
+from symerge_jax.notation import Params
+from symerge_jax.score import computable, logits_on
+from symerge_jax.verify import write_reference
+
+METHODS = (
+    "symerge",
+    "symerge_coefficients",
+    "symerge_head",
+    "adamerging",
+    "adamerging_taskwise",
+    "adamerging_sequential",
+)
+JOINT = ("adamerging", "adamerging_taskwise")
+
+
+class Settings(NamedTuple):
+    """Hyper-parameters; [adapt] of a tasks.toml.
+
+    Attributes:
+        method: one of `METHODS`.
+        layer: the task-specific layer that learns; "classifier".
+        iterations: rounds over the tasks.
+        batch_size: images per task and round.
+        learning_rate: Adam's; None for the method's default.
+        initial_coefficient: None for 0.3 with up to 8 tasks, 0.1 with more.
+        seed: of task order and batches.
+    """
+
+    method: str = "symerge"
+    layer: str = "classifier"
+    iterations: int = 500
+    batch_size: int = 32
+    learning_rate: float | None = None
+    initial_coefficient: float | None = None
+    seed: int = 0
+
+
+class Inputs(NamedTuple):
+    """One task's unlabelled images, uint8 [n, height, width, 3]."""
+
+    images: np.ndarray
+
+
+class Task(NamedTuple):
+    """One task; `labels` int [n] score the result and go nowhere else."""
+
+    name: str
+    inputs: Inputs
+    head: StoredHead
+    labels: np.ndarray | None
+
+
+class Prepared(NamedTuple):
+    """All that adaptation needs; `named` has (tensor, path in the tower) of each trained leaf."""
+
+    plan: Plan
+    pretrained: Loaded
+    tower: Params
+    task_vectors: Params
+    tasks: list[Task]
+    experts: list[ExpertLabels]
+    named: list[tuple[str, str]]
+
+
+def settings_of(file: TasksFile) -> Settings:
+    """Returns the settings of a tasks.toml over the defaults.
+
+    Raises:
+        BadInput: a method, layer or number that cannot be.
+    """
+    settings = Settings()._replace(**file.adapt)
+    settings = settings._replace(method=settings.method.replace("-", "_"))
+    if settings.method not in METHODS:
+        raise BadInput(
+            f"{file.path}: [adapt] method must be one of {', '.join(METHODS)}, "
+            f"got {settings.method!r}"
+        )
+    if settings.layer != "classifier":
+        raise BadInput(f'{file.path}: [adapt] layer must be "classifier", got {settings.layer!r}')
+    for key in ("iterations", "batch_size"):
+        if getattr(settings, key) < 1:
+            raise BadInput(f"{file.path}: [adapt] {key} must be at least 1")
+    if settings.learning_rate is None:
+        slow = settings.method.startswith("adamerging") or settings.method == "symerge_coefficients"
+        settings = settings._replace(learning_rate=1e-3 if slow else 1e-2)
+    if settings.initial_coefficient is None:
+        few = len(file.tasks) <= 8
+        settings = settings._replace(initial_coefficient=0.3 if few else 0.1)
+    return settings
+
+
+def prepare(
+    file: TasksFile, *, limit: int | None = None, report: Callable[[str], object] = print
+) -> Prepared:
+    """Reads models, heads and images, and works out what each expert says about its images.
+
+    Args:
+        file: what to read.
+        limit: take only the first images of each task.
+        report: receives a line per step.
+
+    Raises:
+        BadInput: anything missing, unreadable, or that does not belong together.
+    """
+    names = [task.name for task in file.tasks]
+    found = plan(file.pretrained, [task.expert for task in file.tasks], names)
+    need_text = any(task.classes is not None for task in file.tasks)
+    pretrained = load_clip(found.pretrained, text=need_text)
+    for note in pretrained.notes:
+        report(f"{file.pretrained}: {note}")
+    tower = computable(pretrained.params["vision"])
+    heads = [_head(task, pretrained) for task in file.tasks]
+    _check_widths(heads, pretrained, file)
+    tasks = [
+        _read_task(task, head, pretrained.vision.image_size, limit)
+        for task, head in zip(file.tasks, heads, strict=True)
+    ]
+    for task in tasks:
+        report(f"{task.name}: {len(task.inputs.images)} images, "
+               f"{len(task.head.head['weight'])} classes")  # fmt: skip
+    tau = jax.tree.map(lambda x: np.zeros((len(tasks), *x.shape), x.dtype), tower)
+    experts = []
+    for k, (checkpoint, task) in enumerate(zip(found.experts, tasks, strict=True)):
+        theta = _expert_tower(checkpoint, tower)
+        logits = logits_on(pretrained.vision, theta, task.head.head, task.inputs.images)
+        if not np.isfinite(logits).all():
+            raise BadInput(
+                f"{checkpoint.path}: gives logits that are not finite on {task.name}'s images"
+            )
+        experts.append(labels_of(logits))
+        jax.tree.map(lambda out, a, b, k=k: np.subtract(a, b, out=out[k]), tau, theta, tower)
+        report(f"{task.name}: expert read, its predictions made")
+    named, tau = _trained(found, tau, pretrained)
+    return Prepared(found, pretrained, tower, tau, tasks, experts, named)
+
+
+def _head(task: TaskEntry, pretrained: Loaded) -> StoredHead:
+    if task.head is not None:
+        return read_head(task.head)
+    assert task.classes is not None
+    assert task.templates is not None
+    if pretrained.text is None:
+        raise BadInput(
+            f"task {task.name}: a head from class names needs the text tower, which "
+            f"{pretrained.source.path} lacks; give a full CLIP model as pretrained, or head = …"
+        )
+    place = pretrained.source.parts[0].path.parent
+    text, config = computable(pretrained.params["text"]), pretrained.text
+    apply = jax.jit(encode_text(config))
+    head = zero_shot_head(
+        lambda tokens: apply(text, tokens),
+        clip_tokenizer(place, length=config.length),
+        task.classes,
+        task.templates,
+        scale=np.exp(np.float32(pretrained.params["logit_scale"])),
+    )
+    return StoredHead({k: np.asarray(v) for k, v in head.items()}, task.classes, place)
+
+
+def _check_widths(heads: Sequence[StoredHead], pretrained: Loaded, file: TasksFile) -> None:
+    width = pretrained.vision.projection or pretrained.vision.width
+    for task, head in zip(file.tasks, heads, strict=True):
+        if head.head["weight"].shape[1] != width:
+            raise BadInput(
+                f"{task.head or task.name}: the head takes features of width "
+                f"{head.head['weight'].shape[1]}, but {pretrained.source.path} gives {width}; the "
+                "head belongs to another model, or the pre-trained one lacks its projection"
+            )
+
+
+def _read_task(task: TaskEntry, head: StoredHead, size: int, limit: int | None) -> Task:
+    path = inputs_path(task.inputs)
+    count = len(head.head["weight"])
+    classes = _class_order(path, head)
+    images, labels, _ = read_images(path, size=size, classes=classes)
+    if labels is not None and labels.max(initial=-1) >= count:
+        raise BadInput(
+            f"{path}: labels go up to {labels.max()}, but the head of {task.name} has {count} "
+            "classes"
+        )
+    labels = None if labels is None else labels[:limit]
+    return Task(task.name, Inputs(images[:limit]), head, labels)
+
+
+def inputs_path(path: Path) -> Path:
+    """Returns the folder or pack of images: `path`, `path`.npz, or what a task's folder calls test.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if path.is_dir():
+        pack, folder = path / "test.npz", path / "test"
+        return pack if pack.is_file() else folder if folder.is_dir() else path
+    if path.exists():
+        return path
+    if path.with_name(path.name + ".npz").is_file():
+        return path.with_name(path.name + ".npz")
+    raise BadInput(f"{path}: there is no such folder or npz file with inputs")
+
+
+def _class_order(path: Path, head: StoredHead) -> tuple[str, ...] | None:
+    """Returns the class folders in the head's order, or None where names do not tell it."""
+    if not path.is_dir():
+        return None
+    meta = path.parent / "meta.json"
+    if meta.is_file() and (stated := read_meta(meta).classes):
+        return stated
+    here = {sub.name for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith(".")}
+    return head.classes if head.classes is not None and here == set(head.classes) else None
+
+
+def _expert_tower(checkpoint: Checkpoint, tower: Params) -> Params:
+    """Returns an expert's image tower; what it does not carry is the pre-trained model's."""
+    own = computable(load_clip(checkpoint).params["vision"])
+    return {**tower, **own}
+
+
+def _trained(found: Plan, tau: Params, pretrained: Loaded) -> tuple[list[tuple[str, str]], Params]:
+    """Returns the leaves that some expert changed, in the source's order, and checks τ.
+
+    Raises:
+        BadInput: NaN or infinity, or an expert that changed nothing.
+    """
+    moved = np.zeros(len(found.experts), bool)
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tau)
+    }
+    named = []
+    names = pretrained.names
+    layout = "hugging_face" if names.layout == "hugging_face" else "open_clip"
+    for source, path in source_names(pretrained.params["vision"], layout):
+        rows = flat[path].reshape(len(found.experts), -1)
+        for k, row in enumerate(rows):
+            if not np.isfinite(row).all():
+                raise BadInput(f"{found.experts[k].path}: tensor {source} holds NaN or infinity")
+        changed = rows.any(axis=1)
+        moved |= changed
+        if changed.any():
+            named.append((source, path))
+    if not moved.all():
+        raise BadInput(
+            f"{found.experts[int(np.argmin(moved))].path}: its image tower equals the pre-trained "
+            "one in every tensor; expected a fine-tuned expert"
+        )
+    return named, tau
+
+
+def run(
+    prepared: Prepared,
+    settings: Settings,
+    *,
+    on_chunk: Callable[[Any, np.ndarray], None] | None = None,
+) -> Adapted:
+    """Adapts; no label takes part."""
+    heads, classes = stack_heads([task.head.head for task in prepared.tasks])
+    encode = encoder(prepared.pretrained.vision)
+    inputs = [task.inputs.images for task in prepared.tasks]
+    start = (encode, normalised_head, prepared.tower, prepared.task_vectors, heads, inputs)
+    shared: dict[str, Any] = {
+        "classes": classes,
+        "iterations": settings.iterations,
+        "initial_coefficient": settings.initial_coefficient,
+        "seed": settings.seed,
+        "on_chunk": on_chunk,
+    }
+    rate = settings.learning_rate
+    if settings.method.startswith("adamerging"):
+        joint = settings.method in JOINT
+        return adamerging(
+            *start,
+            granularity="task" if settings.method == "adamerging_taskwise" else "leaf",
+            update="joint" if joint else "sequential",
+            batch_size=max(1, settings.batch_size // 2) if joint else settings.batch_size,
+            learning_rate=rate,
+            **shared,
+        )
+    return symerge(
+        *start,
+        prepared.experts,
+        batch_size=settings.batch_size,
+        coefficient_rate=0.0 if settings.method == "symerge_head" else rate,
+        head_rate=0.0 if settings.method == "symerge_coefficients" else rate,
+        **shared,
+    )
+
+
+def steps_of(settings: Settings, tasks: int) -> int:
+    """Returns the number of mini-batches of a run."""
+    return settings.iterations * tasks * (2 if settings.method in JOINT else 1)
+
+
+class Score(NamedTuple):
+    """One task in percent: agreement with the expert; accuracies where there are labels."""
+
+    agreement: float
+    accuracy: float | None
+    expert_accuracy: float | None
+
+
+def score(prepared: Prepared, adapted: Adapted) -> dict[str, Score]:
+    """Compares the adapted model with the experts, and with the labels where there are any."""
+    _, classes = stack_heads([task.head.head for task in prepared.tasks])
+    found = {}
+    for task, head, expert in zip(
+        prepared.tasks, unstack_heads(adapted.heads, classes), prepared.experts, strict=True
+    ):
+        predicted = logits_on(
+            prepared.pretrained.vision, adapted.params, head, task.inputs.images
+        ).argmax(axis=1)
+        right = None if task.labels is None else 100 * float((predicted == task.labels).mean())
+        best = None if task.labels is None else 100 * float((expert[0] == task.labels).mean())
+        found[task.name] = Score(100 * float((predicted == expert[0]).mean()), right, best)
+    return found
+
+
+def write(
+    prepared: Prepared,
+    settings: Settings,
+    adapted: Adapted,
+    scores: dict[str, Score],
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the adapted model, its heads and coefficients, in the pre-trained model's layout."""
+    tasks = prepared.tasks
+    _, classes = stack_heads([task.head.head for task in tasks])
+    heads = unstack_heads(adapted.heads, classes)
+    everyone = (prepared.plan.pretrained, *prepared.plan.experts)
+    with hashing() as pool:
+        hashes = {path: future.result() for path, future in start_hashing(everyone, pool).items()}
+    for one in everyone:
+        one.check_unchanged()
+    card = {
+        "method": settings.method,
+        "kind": "shared",
+        "settings": settings._asdict(),
+        "layout": prepared.plan.layout,
+        "tasks": [task.name for task in tasks],
+        "inputs": {
+            "pretrained": export.origin(everyone[0], hashes),
+            "experts": [export.origin(one, hashes) for one in everyone[1:]],
+        },
+        "scores": {name: one._asdict() for name, one in scores.items()},
+    }
+
+    def finish(folder: Path) -> None:
+        write_atomically(folder / "coefficients.npz", _coefficients(prepared, adapted))
+        write_reference(folder)
+
+    return export.write_model(
+        output,
+        {"vision": jax.tree.map(np.asarray, adapted.params)},
+        like=prepared.plan.pretrained,
+        heads={task.name: head for task, head in zip(tasks, heads, strict=True)},
+        classes={task.name: task.head.classes for task in tasks},
+        card=card,
+        overwrite=overwrite,
+        finish=finish,
+    )
+
+
+def _coefficients(prepared: Prepared, adapted: Adapted) -> bytes:
+    """λ [tensor, task] with both axes named, in the source's order, and the losses [step]."""
+    lam: Any = adapted.coefficients
+    names, paths = zip(*prepared.named, strict=True)
+    rows = (
+        as_matrix(lam, paths)
+        if isinstance(lam, dict)
+        else np.broadcast_to(np.asarray(lam), (len(names), len(prepared.tasks)))
+    )
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        allow_pickle=False,
+        coefficients=rows,
+        tensors=np.array(names),
+        tasks=np.array([task.name for task in prepared.tasks]),
+        losses=adapted.losses,
+    )
+    return buffer.getvalue()

@@ -1,0 +1,404 @@
+"""Writes a model as a folder that others can load, check and trust.
+
+A folder holds the weights in a public layout (`model.safetensors` and `config.json` for Hugging
+Face, `open_clip_model.safetensors` and `open_clip_config.json` for open_clip), `heads/<task>`,
+`reference.npz` (a few inputs and what the model makes of them) and `merge_card.json`: where the
+model comes from, how it was made, and the SHA-256 of every file. It is made under a temporary name
+and renamed when it is whole, so that a reader never meets half a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.numpy
+
+from symerge_jax.checkpoints.layout import LayoutName, Names, names_of
+from symerge_jax.checkpoints.source import NAMES, Checkpoint, TensorInfo, sha256
+from symerge_jax.errors import BadInput
+from symerge_jax.files import explained, make_folder, write_atomically
+
+CARD = "merge_card.json"
+REFERENCE = "reference.npz"
+FORMAT = 1
+# What belongs to a model beside its weights and is copied as it is.
+COMPANIONS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+Head = Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def new_folder(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Gives a temporary folder beside `output` that takes its name when the block ends well.
+
+    Args:
+        output: the folder to make.
+        overwrite: whether a model that is there already may be replaced.
+
+    Raises:
+        BadInput: something is there already, or the place cannot be written.
+    """
+    output = Path(output).absolute()
+    check_output(output, overwrite=overwrite)
+    make_folder(output.parent)
+    temporary = make_folder(output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        check_output(output, overwrite=overwrite)
+        if output.exists():
+            old = output.parent / f".{output.name}.{uuid.uuid4().hex}.old"
+            os.rename(output, old)
+            os.rename(temporary, output)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(temporary, output)
+    except OSError as error:
+        raise BadInput(explained(output, error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already after the rename
+
+
+@contextlib.contextmanager
+def new_file(output: str | Path) -> Iterator[Path]:
+    """Gives a temporary name beside `output` for a file that takes its place when all went well.
+
+    Raises:
+        BadInput: the place cannot be written.
+    """
+    output = Path(output).absolute()
+    make_folder(output.parent)
+    temporary = output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        yield temporary
+        os.replace(temporary, output)
+    except OSError as error:
+        raise BadInput(explained(output, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(output: str | Path, *, overwrite: bool) -> None:
+    """Raises `BadInput` if a model may not be written there; call it before any work."""
+    output = Path(output).absolute()
+    blocking = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise BadInput(f"{output}: cannot be written, because {blocking} is a file")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise BadInput(f"{output}: is there already; choose another name or add --overwrite")
+    if not (output.is_dir() and (output / CARD).exists()):
+        raise BadInput(
+            f"{output}: --overwrite replaces only models with a {CARD}; remove it yourself"
+        )
+
+
+class SafetensorsWriter:
+    """A safetensors file whose tensors are written one at a time, in any order.
+
+    Use as a context manager. The header says from the start where each tensor goes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, TensorInfo],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self._path, self._tensors = path, tensors
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        self._begins: dict[str, int] = {}
+        begin = 0
+        # Largest items first, as the library itself orders them: every tensor stays aligned.
+        order = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+        for name, info in order:
+            end = begin + info.nbytes
+            header[name] = {
+                "dtype": NAMES[info.dtype],
+                "shape": list(info.shape),
+                "data_offsets": [begin, end],
+            }
+            self._begins[name] = begin
+            begin = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._start, self._size = 8 + len(text), 8 + len(text) + begin
+        self._text = len(text).to_bytes(8, "little") + text
+        self._left = set(tensors)
+
+    def __enter__(self) -> SafetensorsWriter:
+        self._file: BinaryIO = open(self._path, "xb", buffering=0)  # noqa: SIM115 (closed on exit)
+        try:
+            _write_all(self._file, self._text)
+            os.truncate(self._file.fileno(), self._size)
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Writes one tensor; its shape and dtype are those announced."""
+        info = self._tensors[name]
+        assert (array.shape, array.dtype) == info, f"{name}: {array.shape} {array.dtype}, {info}"
+        self._left.remove(name)
+        self._file.seek(self._start + self._begins[name])
+        _write_all(self._file, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        try:
+            if kind is None:
+                assert not self._left, f"tensor {min(self._left)} was not written"
+                os.fsync(self._file.fileno())  # some file systems report a full disk only here
+        finally:
+            self._file.close()
+
+
+def _write_all(file: BinaryIO, data: Any) -> None:
+    view = memoryview(data)
+    while len(view):
+        view = view[file.write(view) :]
+
+
+def write_model(
+    output: str | Path,
+    params: Mapping[str, Any],
+    *,
+    like: Checkpoint,
+    heads: Mapping[str, Head] | None = None,
+    classes: Mapping[str, Sequence[str] | None] | None = None,
+    card: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    finish: Callable[[Path], object] | None = None,
+) -> Path:
+    """Writes a CLIP model in the layout of the checkpoint it comes from.
+
+    Tensors that `params` does not hold (a text tower, buffers) are copied from that checkpoint, and
+    every tensor keeps its dtype there.
+
+    Args:
+        output: the folder to make.
+        params: {'vision': tower}, with 'text' and 'logit_scale' where they changed; or the tower.
+        like: the checkpoint whose names, dtypes and configuration the model has.
+        heads: task → {'weight', 'bias'}.
+        classes: task → class names.
+        card: what `merge_card.json` says beside versions and hashes.
+        overwrite: replace a model that is there already.
+        finish: called with the temporary folder before the card is written.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadInput: a tensor that the checkpoint lacks or that is not finite; a place that cannot be
+            written.
+    """
+    tensors = common_tensors(params, like)
+    with new_folder(output, overwrite=overwrite) as folder:
+        write_weights(folder, like, tensors)
+        write_description(like, folder)
+        for name, head in (heads or {}).items():
+            write_head(folder, name, head, (classes or {}).get(name))
+        if finish is not None:
+            finish(folder)
+        write_card(folder, card or {})
+    return Path(output)
+
+
+def common_tensors(params: Mapping[str, Any], like: Checkpoint) -> dict[str, np.ndarray]:
+    """Returns the tensors of a tree under their common names, in the layout of `like`."""
+    from symerge_jax.checkpoints.clip import to_hugging_face, to_open_clip
+
+    write = to_hugging_face if names_of(like).layout == "hugging_face" else to_open_clip
+    return write(dict(params))
+
+
+def write_weights(folder: Path, like: Checkpoint, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes the weights' file: `tensors` by common name, all else copied from `like`."""
+    names = names_of(like)
+    common = {source: name for name, source in names.source.items()}
+    missing = set(tensors) - set(names.source)
+    if missing:
+        raise BadInput(f"{like.path}: has no tensor {min(missing)}, which the new model has")
+    infos = output_tensors(like, names)
+    with SafetensorsWriter(
+        folder / weights_name(names.layout), dict(infos.values()), {"format": "pt"}
+    ) as file:
+        for source, (name, info) in infos.items():
+            value = tensors.get(common.get(source, ""))
+            if value is None:
+                value = like.read(source)
+            elif value.shape != info.shape:
+                raise BadInput(
+                    f"{name}: has shape {value.shape}, in {like.path} it has {info.shape}"
+                )
+            value = np.asarray(value).astype(info.dtype, copy=False)
+            _finite(str(like.path), {name: value})
+            file.write(name, value)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays to a safetensors file.
+
+    Raises:
+        BadInput: one is not finite.
+    """
+    _finite(path.name, tensors)
+    infos = {name: TensorInfo(value.shape, value.dtype) for name, value in tensors.items()}
+    with SafetensorsWriter(path, infos, {"format": "pt"}) as file:
+        for name, value in tensors.items():
+            file.write(name, value)
+
+
+def output_tensors(start: Checkpoint, names: Names) -> dict[str, tuple[str, TensorInfo]]:
+    """Returns name in a checkpoint's file → name and info in an export.
+
+    They are the same, but for the wrapper's prefix `model.` of open_clip's image encoders.
+    """
+    strip = names.prefix if names.layout == "open_clip" else ""
+    return {name: (name.removeprefix(strip), start.tensors[name]) for name in start.where}
+
+
+def weights_name(layout: LayoutName) -> str:
+    """Returns the usual name of the weights' file."""
+    return "open_clip_model.safetensors" if layout == "open_clip" else "model.safetensors"
+
+
+def write_description(start: Checkpoint, folder: Path) -> None:
+    """Writes the configuration of a model, and copies what else lies beside its weights."""
+    from symerge_jax.checkpoints.open import load_clip
+
+    layout = names_of(start).layout
+    copy_companions(start, folder)
+    if start.config is not None:
+        name = "open_clip_config.json" if layout == "open_clip" else "config.json"
+        write_json(folder / name, start.config)
+    elif layout != "plain":
+        # Sizes that only a config could tell: the weights are written all the same.
+        with contextlib.suppress(BadInput):
+            whole = load_clip(start, text=True)
+            write_config(folder, layout, whole.vision, whole.text)
+
+
+def write_config(folder: Path, layout: LayoutName, vision: Any, text: Any) -> None:
+    """Writes the configuration file of a layout from the sizes of the towers."""
+    from symerge_jax.checkpoints.clip_layouts import hugging_face_config, open_clip_config
+
+    if layout == "open_clip":
+        write_json(folder / "open_clip_config.json", open_clip_config(vision, text))
+    else:
+        write_json(folder / "config.json", hugging_face_config(vision, text))
+
+
+def write_head(folder: Path, name: str, head: Head, classes: Sequence[str] | None) -> None:
+    """Writes `heads/<name>.safetensors`: weight, bias, and the class names in the metadata."""
+    tensors = {key: np.asarray(value, order="C") for key, value in head.items()}
+    _finite(f"head {name}", tensors)
+    metadata = {} if classes is None else {"classes": json.dumps(list(classes))}
+    content = safetensors.numpy.save(tensors, metadata=metadata)
+    write_atomically(folder / "heads" / f"{name}.safetensors", content)
+
+
+def write_reference(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes `reference.npz`: inputs, and features or logits."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomically(folder / REFERENCE, buffer.getvalue())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy_companions(source: Checkpoint, folder: Path) -> None:
+    """Copies tokenizer and preprocessing files that lie beside the weights."""
+    here = source.parts[0].path.parent
+    for name in COMPANIONS if here != Path(".") and source.path.is_dir() else ():
+        if (here / name).is_file():
+            write_atomically(folder / name, (here / name).read_bytes())
+
+
+def write_card(
+    folder: Path, card: Mapping[str, Any], known: Mapping[Path, str] | None = None
+) -> None:
+    """Writes `merge_card.json` with the SHA-256 of all other files of the folder; do this last.
+
+    The card holds its own checksum too, over all it says beside it.
+
+    Args:
+        folder: of the model.
+        card: what it says.
+        known: path → SHA-256 of files that were hashed already.
+    """
+    known = known or {}
+    files = {
+        path.relative_to(folder).as_posix(): known.get(path) or sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CARD
+    }
+    whole = {
+        "format": FORMAT,
+        **card,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "files": files,
+    }
+    write_json(folder / CARD, {**whole, "sha256": card_digest(whole)})
+
+
+def card_digest(card: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of what a card says, its own checksum left out."""
+    import hashlib
+
+    rest = {key: value for key, value in card.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, this package and what it computes with."""
+    from symerge_jax import __version__
+
+    found = {"python": sys.version.split()[0], "symerge_jax": __version__}
+    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "safetensors"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def origin(checkpoint: Checkpoint, hashes: Mapping[Path, str]) -> dict[str, Any]:
+    """Returns what a card says of one input: its path, revision, and each file's size and hash."""
+    found: dict[str, Any] = {"path": str(checkpoint.path)}
+    if checkpoint.revision is not None:
+        found["revision"] = checkpoint.revision
+    found["files"] = {
+        path.name: {"sha256": hashes[path], "bytes": checkpoint.stamps[path].size}
+        for path in checkpoint.files
+    }
+    return found
+
+
+def _finite(what: str, tensors: Mapping[str, np.ndarray]) -> None:
+    for name, tensor in tensors.items():
+        kind = tensor.dtype
+        if kind.kind in "fcV" and not np.isfinite(tensor.astype(np.float32)).all():
+            raise BadInput(f"{what}: {name} holds NaN or infinity; nothing was written")

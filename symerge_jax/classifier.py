@@ -1,0 +1,47 @@
+"""An image classifier: CLIP's image tower and a head, from uint8 images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax.numpy as jnp
+
+from symerge_jax.adapt.objectives import exclude
+from symerge_jax.data.preprocess import normalise
+from symerge_jax.models.clip import VisionConfig, encode_image
+from symerge_jax.models.heads import Head, normalised_head
+from symerge_jax.notation import Array, Params
+
+Encode = Callable[[Params, Array], Array]
+
+
+@cache
+def encoder(config: VisionConfig, dtype: str = "float32") -> Encode:
+    """Returns (θ, images uint8 [batch, height, width, 3]) → features [batch, d].
+
+    Pixels are normalised inside the program. The same arguments give the same function object, so
+    that its compiled program is found again.
+
+    Args:
+        config: sizes of the tower.
+        dtype: of the computation, 'float32' or 'bfloat16'.
+    """
+    apply = encode_image(config, dtype=None if dtype == "float32" else jnp.dtype(dtype))
+
+    def encode(params: Params, images: Array) -> Array:
+        return apply(params, normalise(images))
+
+    return encode
+
+
+@cache
+def logits_of(encode: Encode) -> Callable[[Any, Array], Array]:
+    """Returns ((θ, head, classes bool [classes]), images) → logits, padded rows excluded."""
+
+    def apply(model: tuple[Params, Head, Array], images: Array) -> Array:
+        params, head, classes = model
+        return exclude(normalised_head(head, encode(params, images)), classes[None])
+
+    return apply

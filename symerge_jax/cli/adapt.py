@@ -1,0 +1,91 @@
+"""`symerge adapt TASKS.toml`: learn how to merge from unlabelled inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from symerge_jax.checkpoints.export import check_output
+from symerge_jax.data.tasks_file import read_tasks_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Merges experts and adapts the merge, with one layer per task, to unlabelled inputs.
+
+    The file names the pre-trained model, and per task an expert, a head (or class names and
+    templates) and a folder or npz of images; `docs/checkpoints.md` shows one. Options here win over
+    the file's [adapt].
+    """
+
+    tasks: tyro.conf.Positional[Path]
+    """The tasks.toml."""
+    output: Path
+    """Folder to write."""
+    method: str | None = None
+    """symerge, symerge_coefficients, symerge_head or an adamerging variant; symerge otherwise."""
+    iterations: int | None = None
+    """Rounds over the tasks; 500 otherwise."""
+    batch_size: int | None = None
+    """Images per task and round; 32 otherwise."""
+    learning_rate: float | None = None
+    """Adam's learning rate; 0.01 otherwise (0.001 where only coefficients learn)."""
+    initial_coefficient: float | None = None
+    """λ at the start; 0.3 otherwise, 0.1 with more than 8 tasks."""
+    seed: int | None = None
+    """Seed of task order and batches; 0 otherwise."""
+    limit: int | None = None
+    """Adapt on the first images of each task only."""
+    overwrite: bool = False
+    """Replace a model that is there already."""
+
+
+_OF_ADAPT = (
+    "method", "iterations", "batch_size", "learning_rate", "initial_coefficient", "seed",
+)  # fmt: skip
+
+
+def main(settings: Settings) -> None:
+    """Adapts, scores, writes, and prints the folder's path last."""
+    check_output(settings.output, overwrite=settings.overwrite)
+    file = read_tasks_file(settings.tasks)
+    given = {key: getattr(settings, key) for key in _OF_ADAPT}
+    file = file._replace(adapt=file.adapt | {k: v for k, v in given.items() if v is not None})
+
+    from symerge_jax import adapt_files
+    from symerge_jax.cli.programs import keep_own_programs
+    from symerge_jax.cli.progress import Bars, say
+
+    chosen = adapt_files.settings_of(file)
+    keep_own_programs()
+    prepared = adapt_files.prepare(file, limit=settings.limit, report=say)
+    with Bars() as bars:
+        follow = bars.follow(
+            chosen.method,
+            adapt_files.steps_of(chosen, len(file.tasks)),
+            chosen.batch_size,
+        )
+        adapted = adapt_files.run(prepared, chosen, on_chunk=lambda carry, losses: follow(losses))
+    scores = adapt_files.score(prepared, adapted)
+    adapt_files.write(
+        prepared, chosen, adapted, scores, settings.output, overwrite=settings.overwrite
+    )
+    report(scores)
+    print(settings.output.absolute())
+
+
+def report(scores: dict) -> None:
+    """Prints a row per task, in percent."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("task")
+    for name in ("agrees with expert %", "accuracy %", "expert's accuracy %"):
+        table.add_column(name, justify="right")
+    for name, one in scores.items():
+        table.add_row(Text(name), *("–" if x is None else f"{x:.2f}" for x in one))
+    Console(stderr=True).print(table)

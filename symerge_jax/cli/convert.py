@@ -1,0 +1,114 @@
+"""`symerge convert IN OUT --to LAYOUT`: the same model with other names or container."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from symerge_jax.checkpoints import export
+from symerge_jax.checkpoints.heads import copy_heads
+from symerge_jax.checkpoints.layout import names_of
+from symerge_jax.checkpoints.open import load_clip, open_checkpoint
+from symerge_jax.checkpoints.source import Checkpoint, sha256
+from symerge_jax.errors import BadInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Converts a checkpoint; no pickle is executed and PyTorch is not needed.
+
+    hf: a Hugging Face folder. open_clip: a folder with an open_clip state dict. safetensors: the
+    same tensors under the same names, as one file.
+    """
+
+    source: tyro.conf.Positional[str]
+    """File, folder, or owner/name[@revision] on the hub."""
+    output: tyro.conf.Positional[Path]
+    """Folder to write; for safetensors, the file."""
+    to: Literal["hf", "open_clip", "safetensors"]
+    """What to write."""
+    overwrite: bool = False
+    """Replace what is there already."""
+
+
+def main(settings: Settings) -> None:
+    """Converts, and prints the path of the result last."""
+    checkpoint = open_checkpoint(settings.source)
+    if settings.to == "safetensors":
+        write_file(checkpoint, settings.output, overwrite=settings.overwrite)
+    else:
+        layout = "hugging_face" if settings.to == "hf" else "open_clip"
+        write_folder(checkpoint, settings.output, layout, overwrite=settings.overwrite)
+    print(settings.output.absolute())
+
+
+def write_file(checkpoint: Checkpoint, output: Path, *, overwrite: bool) -> None:
+    """Writes all tensors, as they are, to one safetensors file."""
+    if output.suffix != ".safetensors":
+        raise BadInput(f"{output}: expected a name that ends with .safetensors")
+    if output.exists() and not overwrite:
+        raise BadInput(f"{output}: is there already; choose another name or add --overwrite")
+    with export.new_file(output) as temporary:
+        metadata = {"format": "pt", **checkpoint.metadata}
+        with export.SafetensorsWriter(temporary, checkpoint.tensors, metadata) as file:
+            for name in checkpoint.where:
+                file.write(name, checkpoint.read(name))
+        checkpoint.check_unchanged()
+
+
+def write_folder(
+    checkpoint: Checkpoint, output: Path, layout: Literal["hugging_face", "open_clip"], *,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Writes a CLIP model, with its text tower if it has one, in the other public layout."""
+    from symerge_jax.checkpoints.clip import fuse_qkv, split_qkv, to_hugging_face, to_open_clip
+    from symerge_jax.cli.progress import say
+
+    export.check_output(output, overwrite=overwrite)
+    loaded = load_clip(checkpoint, text=True)
+    for note in loaded.notes:
+        say(f"{checkpoint.path}: {note}")
+    change = split_qkv if layout == "hugging_face" else fuse_qkv
+    params = {
+        name: change(value) if name in ("vision", "text") else value
+        for name, value in loaded.params.items()
+    }
+    tensors = (to_hugging_face if layout == "hugging_face" else to_open_clip)(params)
+    if loaded.text is None:
+        _say_left_out(checkpoint, say)
+    if layout == "open_clip" and loaded.vision.layer_norm_eps != 1e-5:
+        raise BadInput(
+            f"{checkpoint.path}: has the LayerNorm epsilon {loaded.vision.layer_norm_eps}, which "
+            "open_clip's layout cannot say; only 1e-05 can be converted"
+        )
+    with export.new_folder(output, overwrite=overwrite) as folder:
+        export.write_tensors(folder / export.weights_name(layout), tensors)
+        export.write_config(folder, layout, loaded.vision, loaded.text)
+        export.copy_companions(checkpoint, folder)
+        copy_heads([checkpoint], folder)
+        hashes = {path: sha256(path) for path in checkpoint.files}
+        checkpoint.check_unchanged()
+        card: dict[str, Any] = {
+            "method": "convert",
+            "kind": "shared",
+            "settings": {"to": layout},
+            "layout": layout,
+            "inputs": {"source": export.origin(checkpoint, hashes)},
+        }
+        from symerge_jax.verify import write_reference
+
+        write_reference(folder)
+        export.write_card(folder, card)
+
+
+def _say_left_out(checkpoint: Checkpoint, say: Any) -> None:
+    """Names what is left of a text tower, which has no place in an image encoder."""
+    from symerge_jax.checkpoints.layout import is_text
+
+    names = names_of(checkpoint)
+    left = [source for common, source in names.source.items() if is_text(common, names.layout)]
+    if left or names.aside:
+        say(f"left out, no part of the image tower: {', '.join([*left, *names.aside])}")

@@ -1,0 +1,236 @@
+"""`symerge merge METHOD`: several experts into one model, files in and a folder out."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from symerge_jax.checkpoints.export import check_output
+from symerge_jax.checkpoints.open import open_checkpoint
+from symerge_jax.checkpoints.source import hashing, start_hashing
+from symerge_jax.cli.errors import nearest
+from symerge_jax.errors import BadInput
+
+if TYPE_CHECKING:  # JAX loads while the files are being hashed
+    from symerge_jax.merge import Method
+    from symerge_jax.merge_files import Merged
+    from symerge_jax.merge_plan import Plan
+
+# ‖τ‖ / ‖θ₀‖: fine-tuning gives a few percent; two models trained from scratch differ by about √2.
+FAR = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Merges experts fine-tuned from one pre-trained model, without data.
+
+    Any of: Hugging Face folders, open_clip and task-vector checkpoints (.pt), safetensors files,
+    names on the hub. `symerge methods` lists the methods. The result has the layout of the
+    pre-trained model.
+    """
+
+    method: tyro.conf.Positional[str]
+    """Name of the method, such as task_arithmetic."""
+    pretrained: str
+    """The model that all experts were fine-tuned from: file, folder, or owner/name[@revision]."""
+    experts: tuple[str, ...]
+    """The fine-tuned models, at least two."""
+    output: Path
+    """Folder to write."""
+    names: tuple[str, ...] | None = None
+    """Names of the tasks, one per expert; taken from the experts' paths otherwise."""
+    scale: float | None = None
+    """The λ in θ₀ + λ · τ*; the method's default otherwise."""
+    max_memory: str | None = None
+    """Most memory to use, such as 4GB; a method that needs more is refused before it starts."""
+    overwrite: bool = False
+    """Replace a model that is there already."""
+    density: float | None = None
+    """Fraction of entries each task keeps, in (0, 1]; of ties."""
+    aggregate: Literal["sum", "mean", "max"] | None = None
+    """How agreeing entries are combined; of ties."""
+    quantile_extra_zeros: int | None = None
+    """Zeros that count in the quantile without being stored; of ties."""
+
+
+_NOT_OF_A_METHOD = {
+    "method", "pretrained", "experts", "output", "names", "scale", "max_memory", "overwrite",
+}  # fmt: skip
+
+
+def main(settings: Settings) -> None:
+    """Merges, and prints the folder's path last."""
+    check_output(settings.output, overwrite=settings.overwrite)
+    limit = None if settings.max_memory is None else parse_size(settings.max_memory)
+    sources = [open_checkpoint(path) for path in (settings.pretrained, *settings.experts)]
+    with hashing() as pool:
+        hashes = start_hashing(sources, pool)
+        from symerge_jax import merge_files, merge_plan, verify
+        from symerge_jax.cli.programs import keep_own_programs
+
+        name, method = find_method(settings.method)
+        options = method_options(settings, name, method)
+        plan = merge_plan.plan(sources[0], sources[1:], settings.names)
+        check_memory(plan, name, method, limit)
+        keep_own_programs()
+        with _Bar(name, len(plan.leaves)) as bar:
+            merged = merge_files.merge_files(
+                plan,
+                name,
+                settings.output,
+                scale=settings.scale,
+                options=options,
+                overwrite=settings.overwrite,
+                progress=bar,
+                finish=partial(_finish, plan, verify),
+                hashes=hashes,
+            )
+    report(plan, name, merged)
+    print(settings.output.absolute())
+
+
+def _finish(plan: Plan, verify: Any, folder: Path) -> None:
+    from symerge_jax.checkpoints.heads import copy_heads
+
+    copy_heads(plan.experts, folder)
+    verify.write_reference(folder)
+
+
+def find_method(name: str) -> tuple[str, Method]:
+    """Returns the entry of `METHODS`; hyphens and underscores are the same.
+
+    Raises:
+        BadInput: there is none; the nearest one is named.
+    """
+    from symerge_jax.merge import METHODS
+
+    key = name.replace("-", "_").lower()
+    if key not in METHODS:
+        raise BadInput(
+            f"unknown method {name!r}{nearest(key, METHODS)}; `symerge methods` lists them"
+        )
+    return key, METHODS[key]
+
+
+def method_options(settings: Settings, name: str, method: Method) -> dict[str, Any]:
+    """Returns the options that were given, which must be the method's own.
+
+    Raises:
+        BadInput: one belongs to another method.
+    """
+    given = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name not in _NOT_OF_A_METHOD and getattr(settings, field.name) is not None
+    }
+    known = {
+        key
+        for key, parameter in inspect.signature(method.merge).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    for key in given:
+        if key not in known:
+            has = ", ".join(f"--{k.replace('_', '-')}" for k in sorted(known)) or "none but --scale"
+            raise BadInput(f"--{key.replace('_', '-')} is no option of {name}; it has {has}")
+    return given
+
+
+def check_memory(plan: Plan, name: str, method: Method, limit: int | None) -> None:
+    """Says what the merge will need, before it starts.
+
+    Raises:
+        BadInput: more than `limit` bytes.
+    """
+    from symerge_jax.cli.progress import say
+    from symerge_jax.merge_plan import forecast
+
+    need = forecast(plan, method)
+    how = "one tensor of all experts at a time" if method.streams else "all task vectors at once"
+    say(
+        f"{name}: {len(plan.experts)} experts, {len(plan.leaves)} tensors, {how}: "
+        f"about {size(need)} of memory"
+    )
+    if limit is not None and need > limit:
+        raise BadInput(
+            f"--max-memory {size(limit)}: {name} of these experts needs about {size(need)} "
+            f"({how}); raise the limit or choose a method that takes one tensor at a time"
+        )
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Reads 4GB, 500 MiB or 1e9: bytes, in powers of 1024.
+
+    Raises:
+        BadInput: it is no size.
+    """
+    hit = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    try:
+        assert hit is not None
+        return int(float(hit[1]) * _UNITS[hit[2].upper()])
+    except (AssertionError, ValueError):
+        raise BadInput(f"--max-memory: expected a size such as 4GB, got {text!r}") from None
+
+
+def size(count: int) -> str:
+    """Writes bytes for people."""
+    unit = next((u for u in "GMK" if count >= _UNITS[u]), "")
+    return f"{count / _UNITS[unit]:.1f} {unit}B" if unit else f"{count} B"
+
+
+def report(plan: Plan, name: str, merged: Merged) -> None:
+    """Prints a row per expert, and warns of one that started elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("task")
+    table.add_column("‖τ‖/‖θ₀‖", justify="right")
+    table.add_column("expert", overflow="fold")
+    for task, distance, expert in zip(plan.names, merged.distances, plan.experts, strict=True):
+        table.add_row(Text(task), f"{distance:.4f}", Text(str(expert.path)))
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(f"{merged.merged} tensors merged, {merged.copied} copied", highlight=False)
+    far = [
+        task for task, distance in zip(plan.names, merged.distances, strict=True) if distance > FAR
+    ]
+    if far:
+        console.print(
+            f"warning: {', '.join(far)}: as far from the pre-trained model as one trained from "
+            "another start; merging such experts rarely works",
+            style="yellow",
+            highlight=False,
+        )
+
+
+class _Bar:
+    """A progress bar on stderr, where that is a terminal."""
+
+    def __init__(self, name: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._progress = Progress(console=console, disable=not sys.stderr.isatty())
+        self._task = self._progress.add_task(name, total=total)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)

@@ -1,0 +1,315 @@
+"""Merges checkpoints: files in, a folder out.
+
+Methods that look at one leaf at a time (`Method.streams`) hold one leaf of all K experts; the
+others hold all task vectors. Tensors keep the names and the layout of the pre-trained checkpoint,
+so a leaf is a tensor of the source, and what no expert changed (text towers, frozen layers, integer
+buffers) is copied from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from symerge_jax.checkpoints import export
+from symerge_jax.checkpoints.layout import names_of
+from symerge_jax.checkpoints.source import (
+    TensorInfo,
+    hash_files,
+    hashing,
+    start_hashing,
+)
+from symerge_jax.errors import BadInput
+from symerge_jax.merge import METHODS
+from symerge_jax.merge_plan import Leaf, Plan
+from symerge_jax.notation import Array
+from symerge_jax.task_vectors import widen
+from symerge_jax.trees import wide
+
+
+class Merged(NamedTuple):
+    """What a merge did: tensors merged and copied, and ‖τ_k‖ / ‖θ₀‖, estimated from a sample."""
+
+    merged: int
+    copied: int
+    distances: tuple[float, ...]
+
+
+def merge_files(
+    plan: Plan,
+    name: str,
+    output: str | Path,
+    *,
+    scale: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    finish: Callable[[Path], object] | None = None,
+    hashes: Mapping[Path, Any] | None = None,
+) -> Merged:
+    """Merges and writes the model: `output`, or one folder per task beneath it.
+
+    Args:
+        plan: what to read.
+        name: of the method, an entry of `METHODS`.
+        output: the folder to make.
+        scale: λ in θ₀ + λ · τ*; None takes the method's default.
+        options: keyword arguments of the method.
+        overwrite: whether to replace a model that is there.
+        progress: called with leaves done and in all.
+        finish: called with each model's temporary folder before its card is written.
+        hashes: of `start_hashing`, if it was called earlier.
+
+    Raises:
+        BadInput: an expert that equals θ₀, NaN or infinity, files that change while they are read,
+            an output that cannot be written.
+    """
+    method = METHODS[name]
+    scale = method.scale if scale is None else scale
+    settings = {"scale": scale, **(options or {})}
+    merge = _hashable(method.merge, settings)
+    everyone = (plan.pretrained, *plan.experts)
+    with (
+        export.new_folder(output, overwrite=overwrite) as folder,
+        hashing() as pool,
+    ):
+        hashes = hashes or start_hashing(everyone, pool)
+        folders = (
+            [folder]
+            if method.kind == "shared"
+            else [folder / f"{k:02d}_{task}" for k, task in enumerate(plan.names)]
+        )
+        changed, distances = 0, _Distances(len(plan.experts))
+        with _Writers(plan, folders) as writers:
+            for source in plan.rest:
+                writers.write_all(source, plan.pretrained.read(source))
+            steps = _streamed if method.streams else _at_once
+            for done, step in enumerate(steps(plan, merge, scale)):
+                _check_finite(plan, step)
+                writers.write_each(step.leaf.source, step.values)
+                changed += step.thetas is not None
+                distances.add(step)
+                if progress is not None:
+                    progress(done + 1, len(plan.leaves))
+        for one in everyone:
+            one.check_unchanged()
+        written = hash_files((one / export.weights_name(plan.layout) for one in folders), pool)
+        found = {path: future.result() for path, future in hashes.items()}
+        for one in everyone:  # hashing reads them too
+            one.check_unchanged()
+        card = {
+            "method": name,
+            "kind": method.kind,
+            "settings": settings,
+            "layout": plan.layout,
+            "tasks": list(plan.names),
+            "inputs": {
+                "pretrained": export.origin(plan.pretrained, found),
+                "experts": [export.origin(one, found) for one in plan.experts],
+            },
+            "tensors": {"merged": changed, "copied": _total(plan) - changed},
+            "scores": {},
+        }
+        for k, one in enumerate(folders):
+            export.write_description(plan.pretrained, one)
+            if finish is not None:
+                finish(one)
+            own = card if method.kind == "shared" else {**card, "task": plan.names[k]}
+            export.write_card(one, own, {path: f.result() for path, f in written.items()})
+        if method.kind == "per_task":
+            export.write_card(folder, card)
+    return Merged(changed, _total(plan) - changed, distances.ratios())
+
+
+def _total(plan: Plan) -> int:
+    return len(plan.leaves) + len(plan.rest)
+
+
+class _Step(NamedTuple):
+    """One merged leaf: a value per output folder; what was read is None where it is a copy."""
+
+    leaf: Leaf
+    values: list[np.ndarray]
+    theta: np.ndarray
+    thetas: np.ndarray | None
+
+
+def _streamed(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_Step]:
+    """Merges leaf by leaf; one program per shape."""
+    for leaf, theta, thetas in _leaves(plan, _arena(plan)):
+        if thetas is None:
+            yield _Step(leaf, [theta], theta, None)
+            continue
+        factor = np.asarray(scale, wide(leaf.info.dtype))
+        merged = np.asarray(_merge_leaf(theta, thetas, factor, merge=merge))
+        values = [merged] if merged.ndim == theta.ndim else list(merged)
+        yield _Step(leaf, values, theta, thetas)
+
+
+@partial(jax.jit, static_argnames="merge")
+def _merge_leaf(theta: Array, thetas: Array, scale: Array, *, merge: Callable[..., Any]) -> Array:
+    """θ₀ + λ · τ* of one leaf."""
+    start = widen(theta)
+    merged = start + scale * merge({"leaf": widen(thetas) - start[None]})["leaf"]
+    return merged.astype(theta.dtype)
+
+
+def _at_once(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_Step]:
+    """Reads all task vectors, merges them in one program, and gives the leaves one by one."""
+    tau: dict[str, Any] = {}
+    for leaf, theta, thetas in _leaves(plan, np.empty):
+        if thetas is not None:
+            tau[leaf.name] = thetas.astype(wide(thetas.dtype), copy=False)
+            tau[leaf.name] -= theta.astype(tau[leaf.name].dtype)[None]
+            _check_finite(plan, _Step(leaf, [tau[leaf.name]], theta, tau[leaf.name]))
+    merged = jax.jit(merge)(tau) if tau else {}
+    samples = {name: _sample(array).copy() for name, array in tau.items()}
+    tau.clear()
+    for leaf in plan.leaves:
+        theta = plan.pretrained.read(leaf.source)
+        if leaf.name not in merged:
+            yield _Step(leaf, [theta], theta, None)
+            continue
+        start = theta.astype(wide(theta.dtype))
+        found = np.asarray(merged.pop(leaf.name))
+        results = [found] if found.ndim == theta.ndim else list(found)
+        values = [(start + start.dtype.type(scale) * one).astype(theta.dtype) for one in results]
+        first = _sample(start[None])
+        yield _Step(leaf, values, first[0], first + samples.pop(leaf.name))
+
+
+def _leaves(
+    plan: Plan, allocate: Callable[..., np.ndarray]
+) -> Iterator[tuple[Leaf, np.ndarray, np.ndarray | None]]:
+    """Yields θ₀ and θ_k [task, ...] of each leaf; None for the latter where none differs.
+
+    Raises:
+        BadInput: at the end, if an expert differs from θ₀ nowhere.
+    """
+    moved = np.zeros(len(plan.experts), bool)
+    for leaf in plan.leaves:
+        theta = plan.pretrained.read(leaf.source)
+        thetas = allocate((len(plan.experts), *leaf.info.shape), leaf.info.dtype)
+        differs = []
+        for k, expert in enumerate(plan.experts):
+            expert.read(leaf.experts[k], thetas[k])
+            differs.append(not _equal_bytes(thetas[k], theta))
+        moved |= differs
+        yield leaf, theta, thetas if any(differs) else None
+    if not moved.all():
+        raise BadInput(
+            f"{plan.experts[int(np.argmin(moved))].path}: equals the pre-trained model in every "
+            "tensor, so there is nothing to merge; expected a fine-tuned expert"
+        )
+
+
+def _arena(plan: Plan) -> Callable[..., np.ndarray]:
+    """Returns an allocator that gives the same memory each time.
+
+    It is aligned so that JAX reads it in place on a CPU; fresh pages would cost as much as the sum.
+    """
+    most = max(leaf.info.nbytes for leaf in plan.leaves) * len(plan.experts)
+    raw = np.empty(most + 64, np.uint8)
+    raw = raw[-raw.ctypes.data % 64 :]
+
+    def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return raw[: TensorInfo(shape, dtype).nbytes].view(dtype).reshape(shape)
+
+    return allocate
+
+
+def _equal_bytes(a: np.ndarray, b: np.ndarray) -> bool:
+    a, b = (x.reshape(-1).view(np.uint8) for x in (a, b))
+    return bool(np.array_equal(a[:4096], b[:4096]) and np.array_equal(a, b))
+
+
+def _check_finite(plan: Plan, step: _Step) -> None:
+    """NaN and infinity in any θ_k reach the merged leaf, so that is where they are looked for."""
+    if all(_finite(value) for value in step.values):
+        return
+    source = step.leaf.source
+    everyone = [(plan.pretrained, source), *zip(plan.experts, step.leaf.experts, strict=True)]
+    for one, name in everyone:
+        if not _finite(one.read(name)):
+            raise BadInput(
+                f"{one.path}: tensor {name} holds NaN or infinity; load that model again, or "
+                "leave it out"
+            )
+    raise BadInput(f"tensor {source}: the merged values overflow {step.leaf.info.dtype}; lower "
+                   "--scale")  # fmt: skip
+
+
+def _finite(array: np.ndarray) -> bool:
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32)
+    return bool(np.isfinite(array).all())
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    """Returns the first numbers of each row of an array [n, ...]."""
+    return array.reshape(len(array), -1)[:, :4096].astype(np.float32)
+
+
+class _Distances:
+    """‖τ_k‖ / ‖θ₀‖, from a sample of each leaf: a glance, for a warning."""
+
+    def __init__(self, count: int) -> None:
+        self._tau, self._theta = np.zeros(count), 0.0
+
+    def add(self, step: _Step) -> None:
+        if step.thetas is not None:
+            theta = _sample(step.theta[None])
+            self._tau += np.square(_sample(step.thetas) - theta).sum(axis=1, dtype=np.float64)
+            self._theta += float(np.square(theta).sum())
+
+    def ratios(self) -> tuple[float, ...]:
+        return tuple(np.sqrt(self._tau / max(self._theta, 1e-30)).tolist())
+
+
+class _Writers:
+    """The weight files of all output folders."""
+
+    def __init__(self, plan: Plan, folders: Sequence[Path]) -> None:
+        infos = export.output_tensors(plan.pretrained, names_of(plan.pretrained))
+        self._names = {source: new for source, (new, _) in infos.items()}
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        self._files = [
+            export.SafetensorsWriter(
+                folder / export.weights_name(plan.layout), dict(infos.values()), {"format": "pt"}
+            )
+            for folder in folders
+        ]
+
+    def __enter__(self) -> _Writers:
+        for file in self._files:
+            file.__enter__()
+        return self
+
+    def write_all(self, source: str, value: np.ndarray) -> None:
+        for file in self._files:
+            file.write(self._names[source], value)
+
+    def write_each(self, source: str, values: Sequence[np.ndarray]) -> None:
+        values = values if len(values) == len(self._files) else list(values) * len(self._files)
+        for file, value in zip(self._files, values, strict=True):
+            file.write(self._names[source], value)
+
+    def __exit__(self, *exception: Any) -> None:
+        for file in self._files:
+            file.__exit__(*exception)
+
+
+@cache
+def _partial(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Any:
+    return partial(function, **dict(options))
+
+
+def _hashable(function: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    """Returns the method with its options, the same object for the same options."""
+    return _partial(function, tuple((k, v) for k, v in settings.items() if k != "scale"))
