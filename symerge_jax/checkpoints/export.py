@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -29,6 +29,9 @@ from symerge_jax.checkpoints.layout import LayoutName, Names, names_of
 from symerge_jax.checkpoints.source import NAMES, Checkpoint, TensorInfo, sha256
 from symerge_jax.errors import BadInput
 from symerge_jax.files import explained, make_folder, write_atomically
+
+if TYPE_CHECKING:
+    from symerge_jax.models.clip_config import VisionConfig
 
 CARD = "merge_card.json"
 REFERENCE = "reference.npz"
@@ -182,7 +185,7 @@ def write_model(
     output: str | Path,
     params: Mapping[str, Any],
     *,
-    like: Checkpoint,
+    like: Checkpoint | VisionConfig,
     heads: Mapping[str, Head] | None = None,
     classes: Mapping[str, Sequence[str] | None] | None = None,
     card: Mapping[str, Any] | None = None,
@@ -197,7 +200,9 @@ def write_model(
     Args:
         output: the folder to make.
         params: {'vision': tower}, with 'text' and 'logit_scale' where they changed; or the tower.
-        like: the checkpoint whose names, dtypes and configuration the model has.
+        like: the checkpoint whose names, dtypes and configuration the model has. For an image tower
+            that comes from none, its sizes: open_clip's layout, or Hugging Face's for separate
+            query, key and value.
         heads: task → {'weight', 'bias'}.
         classes: task → class names.
         card: what `merge_card.json` says beside versions and hashes.
@@ -211,10 +216,14 @@ def write_model(
         BadInput: a tensor that the checkpoint lacks or that is not finite; a place that cannot be
             written.
     """
-    tensors = common_tensors(params, like)
     with new_folder(output, overwrite=overwrite) as folder:
-        write_weights(folder, like, tensors)
-        write_description(like, folder)
+        if isinstance(like, Checkpoint):
+            write_weights(folder, like, tensors_of(params, names_of(like).layout))
+            write_description(like, folder)
+        else:
+            layout = "open_clip" if like.fused_qkv else "hugging_face"
+            write_tensors(folder / weights_name(layout), tensors_of(params, layout))
+            write_config(folder, layout, like, None)
         for name, head in (heads or {}).items():
             write_head(folder, name, head, (classes or {}).get(name))
         if finish is not None:
@@ -223,11 +232,11 @@ def write_model(
     return Path(output)
 
 
-def common_tensors(params: Mapping[str, Any], like: Checkpoint) -> dict[str, np.ndarray]:
-    """Returns the tensors of a tree under their common names, in the layout of `like`."""
+def tensors_of(params: Mapping[str, Any], layout: LayoutName) -> dict[str, np.ndarray]:
+    """Returns the tensors of a tree under their common names in a layout."""
     from symerge_jax.checkpoints.clip import to_hugging_face, to_open_clip
 
-    write = to_hugging_face if names_of(like).layout == "hugging_face" else to_open_clip
+    write = to_hugging_face if layout == "hugging_face" else to_open_clip
     return write(dict(params))
 
 

@@ -29,7 +29,7 @@ def download(repository: str, revision: str | None = None) -> tuple[Path, str]:
         BadInput: no such model, no network and not in the cache, or access is refused.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     def fetch(patterns: tuple[str, ...]) -> Path:
         return Path(
@@ -42,7 +42,7 @@ def download(repository: str, revision: str | None = None) -> tuple[Path, str]:
         folder = fetch(_PATTERNS)
         if not any(folder.glob("*.safetensors")):  # older models have only pickles
             folder = fetch((*_PATTERNS, *_PICKLES))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         reason = " ".join(str(error).split())[:200]
         raise BadInput(

@@ -105,7 +105,7 @@ class SafetensorsFile:
         array = np.empty(info.shape, info.dtype) if out is None else out
         assert array.flags.c_contiguous, "the bytes of a tensor go to contiguous memory"
         assert (array.shape, array.dtype) == info, f"{name}: {array.shape} {array.dtype} for {info}"
-        view = memoryview(array.reshape(-1).view(np.uint8))
+        view = array.reshape(-1).view(np.uint8).data
         try:
             with open(self.path, "rb", buffering=0) as file:
                 file.seek(self.begins[name])
