@@ -3,11 +3,19 @@
 The recipe of the task-arithmetic experts (Ilharco et al., 2023, appendix): all of the encoder is
 trained against the head with cross-entropy, warm-up, cosine decay to zero, gradient norm clipped
 to 1. This is the only training here that sees labels.
+
+Images come as arrays that lie on the device (`finetune`), or in batches from the host
+(`finetune_batches`, for sets that are large or cropped at random). Either way the steps of a chunk
+are one compiled program.
 """
 
-from collections.abc import Callable, Hashable
-from functools import cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +23,13 @@ import numpy as np
 import optax
 
 from symerge_jax import trees
+from symerge_jax.cache import digest
 from symerge_jax.errors import BadInput
 from symerge_jax.notation import Array, Params
+from symerge_jax.recipes import Recipe, Trainables, batch_rows, is_trained, optimiser_of
+
+# What the steps of each chunk see, and the state of the batches after it (None if there is none).
+Feed: TypeAlias = Generator[tuple[Any, Any], None, None]
 
 
 class Expert(NamedTuple):
@@ -27,30 +40,18 @@ class Expert(NamedTuple):
     losses: np.ndarray
 
 
-class Recipe(NamedTuple):
-    """Hyper-parameters of fine-tuning.
+class Batch(NamedTuple):
+    """What one forward and backward pass sees.
 
     Attributes:
-        steps: optimiser steps.
-        batch_size: images per step.
-        learning_rate: peak, for the encoder.
-        head_rate: peak, for the head; 0 freezes it.
-        optimiser: "sgd" (momentum 0.9) or "adamw".
-        weight_decay: of AdamW, on all trainables.
-        warmup: fraction of the steps with a rising rate.
-        clip: largest norm of the gradient.
-        shift: pixels by which images are moved at random, 0 for none.
+        images: [batch, ...], uint8 or float.
+        labels: int [batch].
+        mask: bool [batch], False for rows that only fill the batch up; None if all rows count.
     """
 
-    steps: int = 400
-    batch_size: int = 32
-    learning_rate: float = 1e-5
-    head_rate: float = 0.0
-    optimiser: str = "adamw"
-    weight_decay: float = 0.1
-    warmup: float = 0.1
-    clip: float = 1.0
-    shift: int = 0
+    images: Any
+    labels: Any
+    mask: Any = None
 
 
 def finetune(
@@ -65,8 +66,10 @@ def finetune(
     seed: int = 0,
     chunk_steps: int = 50,
     on_chunk: Callable[[np.ndarray], None] | None = None,
+    state_folder: str | Path | None = None,
+    save_every: int = 200,
 ) -> Expert:
-    """Trains one expert.
+    """Trains one expert on images that lie on the device.
 
     Args:
         encode: (θ, images [batch, ...]) → features.
@@ -78,97 +81,305 @@ def finetune(
         recipe: hyper-parameters.
         seed: of the order of images and their shifts.
         chunk_steps: steps per call of the compiled program.
-        on_chunk: called with the losses of each chunk.
+        on_chunk: called with the losses of each chunk; first with those of a run that continues.
+        state_folder: where to keep the state; what an interrupted run left there is continued, and
+            ends with the same bits as without the interruption.
+        save_every: steps between two states that are kept.
 
     Raises:
-        BadInput: images and labels differ in number; a loss that is not finite.
+        BadInput: images and labels differ in number; a loss that is not finite; the folder holds
+            the state of a run with other settings or data.
     """
     if len(images) != len(labels):
         raise BadInput(f"cannot fine-tune: {len(images)} images, but {len(labels)} labels")
-    tx = _optimiser(recipe)
-    rows = _batches(len(images), recipe, seed)
-    trainables = trees.copied((pretrained, head))
-    state = (trainables, jax.jit(tx.init)(trainables), jax.random.key(seed))
-    images, labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
-    losses = []
-    for begin in range(0, recipe.steps, chunk_steps):
-        state, values = _run(
-            state, images, labels, rows[begin : begin + chunk_steps],
-            encode=encode, classify=classify, tx=tx, shift=recipe.shift,
-        )  # fmt: skip
-        losses.append(np.asarray(values))
-        if not np.isfinite(losses[-1]).all():
-            raise BadInput(
-                f"fine-tuning diverged before step {begin + len(losses[-1])}; lower the learning "
-                f"rate ({recipe.learning_rate:g})"
-            )
-        if on_chunk is not None:
-            on_chunk(losses[-1])
-    (params, head), *_ = state
-    return Expert(params, head, np.concatenate(losses))
+    rows = batch_rows(len(images), recipe, seed)
+
+    def feed(begin: int, position: Any) -> Feed:
+        del position  # the step says it all
+        for first in range(begin, recipe.steps, chunk_steps):
+            yield _single(rows[first : first + chunk_steps], recipe), None
+
+    task = _Task(encode, classify, recipe, seed)
+    data = (jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    saved = None
+    if state_folder is not None:
+        identity = _identity(task, pretrained, head, digest(images, labels))
+        saved = _Saved(state_folder, save_every, identity)
+    return _train(task, pretrained, head, data, feed, on_chunk, saved)
 
 
-@cache
-def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
-    def schedule(peak: float) -> optax.Schedule:
-        warm = max(1, round(recipe.steps * recipe.warmup))
-        return optax.warmup_cosine_decay_schedule(
-            peak / warm, peak, warm, max(recipe.steps, warm + 1)
-        )
+def finetune_batches(
+    encode: Callable[[Params, Any], Array],
+    classify: Callable[[Params, Array], Array],
+    pretrained: Params,
+    head: Params,
+    batches: Iterator[tuple[Any, ...]],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    chunk_steps: int = 8,
+    on_chunk: Callable[[np.ndarray], None] | None = None,
+    state_folder: str | Path | None = None,
+    save_every: int = 200,
+    data: str = "",
+) -> Expert:
+    """Trains one expert on batches from the host; the next chunk is gathered during the present.
 
-    def group(peak: float) -> optax.GradientTransformation:
-        if peak == 0:
-            return optax.set_to_zero()
-        if recipe.optimiser == "sgd":
-            return optax.sgd(schedule(peak), momentum=0.9)
-        if recipe.optimiser == "adamw":
-            return optax.adamw(schedule(peak), weight_decay=recipe.weight_decay)
-        raise BadInput(f"optimiser must be sgd or adamw, got {recipe.optimiser!r}")
+    Args:
+        encode: as for `finetune`, like all that is not listed here.
+        classify: (head, features) → logits.
+        pretrained: θ₀.
+        head: of the expert.
+        batches: `recipe.steps · recipe.accumulate` tuples (images, labels[, mask]) as in `Batch`,
+            all of one shape. With `state_folder` it must have `get_state` and `set_state`, as the
+            iterators of grain do, with a state that JSON can hold.
+        recipe: `batch_size` is the caller's business, `whole_passes` is not read.
+        seed: of the images' shifts.
+        chunk_steps: steps per call of the compiled program; this many are in memory three times.
+        on_chunk: called with the losses of each chunk.
+        state_folder: where to keep the state.
+        save_every: steps between two states that are kept.
+        data: digest of what the batches are made from and how; a state is tied to it.
 
-    groups: dict[Hashable, optax.GradientTransformation] = {
-        "encoder": group(recipe.learning_rate),
-        "head": group(recipe.head_rate),
+    Raises:
+        BadInput: as `finetune`, or the batches end too early.
+    """
+
+    def feed(begin: int, position: Any) -> Feed:
+        if position is not None:
+            batches.set_state(position)  # pyright: ignore[reportAttributeAccessIssue]
+        return _chunks(batches, begin, recipe, chunk_steps, state_folder is not None)
+
+    task = _Task(encode, classify, recipe, seed)
+    saved = None
+    if state_folder is not None:
+        saved = _Saved(state_folder, save_every, _identity(task, pretrained, head, data))
+    return _train(task, pretrained, head, None, feed, on_chunk, saved)
+
+
+class _Task(NamedTuple):
+    """What the compiled program depends on, and the seed."""
+
+    encode: Callable
+    classify: Callable
+    recipe: Recipe
+    seed: int
+
+
+class _Saved(NamedTuple):
+    """Where and how often the state is kept, and what it belongs to."""
+
+    folder: str | Path
+    every: int
+    identity: Mapping[str, object]
+
+
+class _State(NamedTuple):
+    """What one step changes: the carry of the scan."""
+
+    trained: Trainables
+    optimiser: Any
+    key: Any
+
+
+class _Point(NamedTuple):
+    """How far a run has come; `position` is the state of its batches."""
+
+    state: _State
+    losses: list[Array]
+    position: Any
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return sum(map(len, self.losses))
+
+
+def _identity(task: _Task, pretrained: Params, head: Params, data: str) -> dict[str, object]:
+    return {
+        "recipe": task.recipe._asdict(),
+        "seed": task.seed,
+        "pretrained model": digest(jax.tree.map(np.asarray, pretrained)),
+        "head": digest(jax.tree.map(np.asarray, head)),
+        "data": data,
     }
-    return optax.chain(
-        optax.clip_by_global_norm(recipe.clip), optax.partition(groups, ("encoder", "head"))
-    )
 
 
-def _batches(count: int, recipe: Recipe, seed: int) -> np.ndarray:
-    """Returns indices int32 [step, batch]: one permutation after the other."""
-    rng = np.random.default_rng([seed, count])
-    needed = recipe.steps * recipe.batch_size
-    order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])
-    return order[:needed].astype(np.int32).reshape(recipe.steps, recipe.batch_size)
+def _train(
+    task: _Task,
+    pretrained: Params,
+    head: Params,
+    data: tuple[Array, Array] | None,
+    feed: Callable[[int, Any], Feed],
+    on_chunk: Callable[[np.ndarray], None] | None,
+    saved: _Saved | None,
+) -> Expert:
+    """Runs chunk after chunk, from the beginning or from where the saved state is."""
+    recipe = task.recipe
+    tx = optimiser_of(recipe)
+    trained, frozen = trees.split(Trainables(pretrained, head), partial(is_trained, recipe))
+    trained, frozen = trees.copied(trained), jax.tree.map(jnp.asarray, frozen)
+    state = _State(trained, jax.jit(tx.init)(trained), jax.random.key(task.seed))
+    point = _Point(state, [], None)
+    with _opened(saved) as store:
+        if store is not None and store.latest() is not None:
+            point = _found(store, state)
+            if on_chunk is not None:
+                on_chunk(np.asarray(point.losses[0]))
+        try:
+            with closing(feed(point.step, point.position)) as chunks:
+                for xs, position in chunks:
+                    begin = point.step
+                    state, values = _run(
+                        point.state, frozen, data, xs,
+                        encode=task.encode, classify=task.classify, tx=tx, shift=recipe.shift,
+                        accumulate=recipe.accumulate, masked=recipe.whole_passes,
+                    )  # fmt: skip
+                    point = _Point(state, [*point.losses, values], position)
+                    losses = np.asarray(values)
+                    _check_finite(losses, point.step, recipe)
+                    if saved is not None and (
+                        point.step == recipe.steps
+                        or point.step // saved.every > begin // saved.every
+                    ):
+                        _keep(store, point)
+                    if on_chunk is not None:
+                        on_chunk(losses)
+        except KeyboardInterrupt:
+            if store is not None:
+                _keep(store, point)
+            raise
+    params, head = trees.combine(point.state.trained, frozen)
+    return Expert(params, head, np.concatenate(point.losses))
 
 
-@partial(jax.jit, static_argnames=("encode", "classify", "tx", "shift"), donate_argnums=0)
+def _opened(saved: _Saved | None) -> Any:
+    if saved is None:
+        return nullcontext()
+    from symerge_jax.checkpoints.training_state import TrainingState  # orbax takes half a second
+
+    return TrainingState(saved.folder, saved.identity)
+
+
+def _found(store: Any, template: _State) -> _Point:
+    _, state, meta = store.restore(template)
+    return _Point(state, [np.asarray(meta["losses"], np.float32)], meta["position"])
+
+
+def _keep(store: Any, point: _Point) -> None:
+    """Saves, unless that is done already or the state was being replaced when Ctrl-C came."""
+    gone = any(leaf.is_deleted() for leaf in jax.tree.leaves(point.state))
+    if gone or point.step <= (store.latest() or 0):
+        return
+    losses = np.concatenate(point.losses).tolist()  # float32 → float → float32 loses nothing
+    store.save(point.step, point.state, {"losses": losses, "position": point.position})
+
+
+def _check_finite(losses: np.ndarray, step: int, recipe: Recipe) -> None:
+    if not np.isfinite(losses).all():
+        rate = f"{recipe.learning_rate:g}"
+        raise BadInput(f"fine-tuning diverged before step {step}; lower the learning rate ({rate})")
+
+
+def _single(xs: Any, recipe: Recipe) -> Any:
+    # [step, 1, batch, ...] → [step, batch, ...] where nothing accumulates
+    return jax.tree.map(lambda x: x[:, 0], xs) if recipe.accumulate == 1 else xs
+
+
+def _chunks(
+    batches: Iterator[tuple[Any, ...]], begin: int, recipe: Recipe, size: int, stateful: bool
+) -> Feed:
+    """Yields batches stacked to [step, (accumulate,) batch, ...] and where the batches are then."""
+
+    def gather(first: int) -> tuple[Batch, Any]:
+        steps = min(size, recipe.steps - first)
+        count = steps * recipe.accumulate
+        found = [Batch(*batch) for batch in islice(batches, count)]
+        if len(found) < count:
+            raise BadInput(
+                f"the batches ended after step {first + len(found) // recipe.accumulate} of "
+                f"{recipe.steps}"
+            )
+        shape = (steps, recipe.accumulate)
+        stacked = jax.tree.map(lambda *x: np.stack(x).reshape(*shape, *x[0].shape), *found)
+        position = batches.get_state() if stateful else None  # pyright: ignore[reportAttributeAccessIssue]
+        return _single(stacked, recipe), position
+
+    if begin == recipe.steps:
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        chunk = pool.submit(gather, begin)
+        for first in range(begin, recipe.steps, size):
+            ready = chunk.result()
+            if first + size < recipe.steps:
+                chunk = pool.submit(gather, first + size)
+            yield ready
+
+
+@partial(
+    jax.jit,
+    static_argnames=("encode", "classify", "tx", "shift", "accumulate", "masked"),
+    donate_argnums=0,
+)
 def _run(
-    state: Any,
-    images: Array,
-    labels: Array,
-    rows: Array,
+    state: _State,
+    frozen: Trainables,
+    data: tuple[Array, Array] | None,
+    xs: Any,
     *,
     encode: Callable,
     classify: Callable,
     tx: optax.GradientTransformation,
     shift: int,
-) -> tuple[Any, Array]:
-    def step(state: Any, rows: Array) -> tuple[Any, Array]:
-        trainables, optimiser, key = state
+    accumulate: int,
+    masked: bool,
+) -> tuple[_State, Array]:
+    """Scans over steps; `xs` are rows of `data`, or a `Batch`, with the steps in front."""
+
+    def batch_of(x: Any) -> Batch:
+        if data is None:
+            return x
+        images, labels = data
+        return Batch(images[x], labels[x], x >= 0 if masked else None)
+
+    def gradient(trained: Trainables, x: Any, key: Array) -> tuple[Array, Trainables]:
+        images, labels, mask = batch_of(x)
+        images = moved(images, key, shift) if shift else images
+
+        def loss(trained: Trainables) -> Array:
+            params, head = trees.combine(trained, frozen)
+            logits = classify(head, encode(params, images))
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return each.mean() if mask is None else each.mean(where=mask)
+
+        return jax.value_and_grad(loss)(trained)
+
+    def step(state: _State, x: Any) -> tuple[_State, Array]:
+        trained, optimiser, key = state
         key, here = jax.random.split(key)
-        batch = moved(images[rows], here, shift) if shift else images[rows]
+        if accumulate == 1:
+            value, gradients = gradient(trained, x, here)
+        else:
+            value, gradients = _mean_over(
+                partial(gradient, trained), x, jax.random.split(here, accumulate)
+            )
+        updates, optimiser = tx.update(gradients, optimiser, trained)
+        trained = cast(Trainables, optax.apply_updates(trained, updates))
+        return _State(trained, optimiser, key), value
 
-        def loss(trainables: Any) -> Array:
-            params, head = trainables
-            logits = classify(head, encode(params, batch))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+    return jax.lax.scan(step, state, xs)
 
-        value, gradients = jax.value_and_grad(loss)(trainables)
-        updates, optimiser = tx.update(gradients, optimiser, trainables)
-        return (optax.apply_updates(trainables, updates), optimiser, key), value
 
-    return jax.lax.scan(step, state, rows)
+def _mean_over(gradient: Callable, xs: Any, keys: Array) -> Any:
+    """Returns the mean of `gradient(x, key)` over the leading axis, one after the other."""
+
+    def add(total: Any, x: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(*x)), None
+
+    shapes = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], (xs, keys)))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (xs, keys))
+    return jax.tree.map(lambda x: x / keys.shape[0], total)
 
 
 def moved(images: Array, key: Array, shift: int) -> Array:
