@@ -47,7 +47,7 @@ class Experts(NamedTuple):
         classes: bool [task, classes], which rows of `stacked` exist.
     """
 
-    params: list[Params]
+    params: Sequence[Params]
     heads: list[Head]
     first_heads: list[Head]
     task_vectors: TaskVectors
@@ -61,6 +61,7 @@ def first_heads(model: Model, tasks: Sequence[Task]) -> list[Head]:
     for task in tasks:
         head = task.head
         if head is None:
+            assert task.train is not None, "only tasks with training images lack a head"
             features = predict(model.encode, model.pretrained, task.train.images)
             head = probe(features, task.train.labels, len(task.classes), scale=PROBE_SCALE)
         heads.append(head)
@@ -97,11 +98,14 @@ def _expert(
     cache: Path,
     bars: Bars,
 ) -> dict[str, Any]:
+    train = task.train
+    assert train is not None, "an expert is made from training images"
+
     def make() -> dict[str, Any]:
         name = f"expert {task.name}, seed {seed}"
         expert = finetune(
-            model.encode, normalised_head, model.pretrained, head, task.train.images,
-            task.train.labels, recipe,
+            model.encode, normalised_head, model.pretrained, head, train.images,
+            train.labels, recipe,
             seed=seed,
             on_chunk=bars.follow(name, recipe.steps, recipe.batch_size),
         )  # fmt: skip
@@ -110,7 +114,7 @@ def _expert(
     key = {
         "model": model.name,
         "task": task.name,
-        "train": digest(*task.train),
+        "train": digest(*train),
         "head": digest(head),
         "recipe": recipe._asdict(),
         "seed": seed,

@@ -53,7 +53,7 @@ class Constants(NamedTuple):
     """Hyper-parameters of one kind of data.
 
     Attributes:
-        recipe: of fine-tuning.
+        recipe: of fine-tuning; None for experts that are read.
         iterations: rounds of adaptation over the tasks.
         batch_size: inputs per task and iteration.
         rate: learning rate of coefficients and heads together, and of heads alone.
@@ -62,7 +62,7 @@ class Constants(NamedTuple):
         initial: coefficient of every leaf and task at the start.
     """
 
-    recipe: Recipe
+    recipe: Recipe | None
     iterations: int
     batch_size: int
     rate: float
@@ -102,17 +102,18 @@ moved = jax.jit(add)
 
 def label(model: Model, experts: Experts, tasks: Sequence[Task], cache: Path) -> list[ExpertLabels]:
     """Returns what each expert says about its task's test images; no label takes part."""
-    return expert_predictions(
-        logits_of(model.encode),
-        [
-            (params, *padded(experts.stacked, experts.classes, k))
-            for k, params in enumerate(experts.params)
-        ],
-        [task.test.images for task in tasks],
-        cache=cache,
-        program=f"tiny CLIP, {model.name}",
-        report=say,
-    )
+    found = []
+    for k, task in enumerate(tasks):  # one expert in memory at a time
+        expert = (experts.params[k], *padded(experts.stacked, experts.classes, k))
+        found += expert_predictions(
+            logits_of(model.encode),
+            [expert],
+            [task.test.images],
+            cache=cache,
+            program=f"CLIP, {model.name}",
+            report=say,
+        )
+    return found
 
 
 def padded(heads: Head, classes: Array, k: int) -> tuple[Head, Array]:

@@ -302,6 +302,7 @@ def run(
         "on_chunk": on_chunk,
     }
     rate = settings.learning_rate
+    assert rate is not None, "settings_of fills it in"
     if settings.method.startswith("adamerging"):
         joint = settings.method in JOINT
         return adamerging(

@@ -38,6 +38,8 @@ def predict(apply: Apply, params: Params, inputs: Any, *, batch_size: int = 250)
     if count == 0:
         raise BadInput("nothing to evaluate: expected at least one input, got none")
     run = _compiled(apply)
+    params = jax.tree.map(jnp.asarray, params)  # not once per batch, if they lie on the host
+    batch_size = min(batch_size, -(-count // 16) * 16)  # few programs, and little padding
     parts = []
     for begin in range(0, count, batch_size):
         rows = np.minimum(np.arange(begin, begin + batch_size), count - 1)

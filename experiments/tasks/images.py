@@ -33,12 +33,13 @@ class Split(NamedTuple):
 class Task(NamedTuple):
     """One task: `train` makes its expert, `validation` chooses settings, `test` is looked at once.
 
-    `head` is the zero-shot head, or None where no text tower knows the class names.
+    `train` is None where the expert is read, not made. `head` is the zero-shot head, or None where
+    no text tower knows the class names.
     """
 
     name: str
     classes: tuple[str, ...]
-    train: Split
+    train: Split | None
     validation: Split
     test: Split
     head: Head | None

@@ -14,6 +14,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ Tokenizer = Callable[[Sequence[str]], np.ndarray]
 START, END = "<|startoftext|>", "<|endoftext|>"
 # The merges CLIP uses: 49,408 ids − 2 · 256 bytes − the two marks above.
 MERGES = 49408 - 512 - 2
+OPENAI_FILE = "bpe_simple_vocab_16e6.txt.gz"
 # Contractions, words, single digits and runs of anything else (OpenAI's simple tokenizer).
 PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -80,7 +82,8 @@ def clip_tokenizer(path: str | Path, *, length: int = 77, pad_with_end: bool = F
     with ftfy, which is left out.
 
     Args:
-        path: bpe_simple_vocab_16e6.txt.gz, or a folder with vocab.json and merges.txt.
+        path: bpe_simple_vocab_16e6.txt.gz, or a folder with that file, with vocab.json and
+            merges.txt, or with tokenizer.json.
         length: ids per text.
         pad_with_end: pad with the end mark, as Hugging Face, instead of 0, as OpenAI.
 
@@ -134,12 +137,7 @@ def _byte_pairs(vocabulary: dict[str, int], merges: list[tuple[str, str]]):  # n
 def _read_vocabulary(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Reads token → id and the merges in order, from either form."""
     if path.is_dir():
-        lines = _lines(path / "merges.txt")
-        try:
-            vocabulary = json.loads("\n".join(_lines(path / "vocab.json")))
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path / 'vocab.json'}: expected JSON, got {error}") from None
-        merges = _merges([line for line in lines if not line.startswith("#version")], path)
+        vocabulary, merges = _read_folder(path)
     else:
         # The first line is a header; the file holds more merges than CLIP uses.
         merges = _merges(_lines(path)[1 : MERGES + 1], path)
@@ -151,6 +149,32 @@ def _read_vocabulary(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]
         if token not in vocabulary:
             raise BadInput(f"{path}: the vocabulary lacks {token}; it is not CLIP's")
     return vocabulary, merges
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    whole = folder / "tokenizer.json"
+    if (folder / OPENAI_FILE).is_file():
+        return _read_vocabulary(folder / OPENAI_FILE)
+    if (folder / "vocab.json").is_file() or not whole.is_file():
+        lines = _lines(folder / "merges.txt")
+        merges = _merges([line for line in lines if not line.startswith("#version")], folder)
+        return _json(folder / "vocab.json"), merges
+    model = _json(whole).get("model")
+    if not isinstance(model, dict) or not {"vocab", "merges"} <= set(model):
+        raise BadInput(f"{whole}: expected a byte-pair model with its vocabulary and merges")
+    # Older files have the two symbols of a merge in one text, newer ones as a pair.
+    lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    return model["vocab"], _merges(lines, whole)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads("\n".join(_lines(path)))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: expected JSON, got {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: expected a JSON object, got a {type(content).__name__}")
+    return content
 
 
 def _merges(lines: list[str], path: Path) -> list[tuple[str, str]]:
