@@ -25,7 +25,6 @@ import numpy as np
 
 from experiments.experts import Experts, Model
 from experiments.prepare_needs import MODELS
-from experiments.progress import say
 from experiments.tasks.clip_data import Reader
 from experiments.tasks.clip_heads import build_head
 from experiments.tasks.clip_sets import ClipSet
@@ -34,6 +33,7 @@ from symerge_jax.checkpoints.heads import StoredHead, read_head
 from symerge_jax.checkpoints.open import Loaded, load_clip
 from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.classifier import encoder
+from symerge_jax.cli.progress import say
 from symerge_jax.errors import BadInput
 from symerge_jax.merge_plan import plan
 from symerge_jax.models.clip_config import PRESETS

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.progress import Bars, say
 from experiments.tasks.images import Task, probe
 from symerge_jax.cache import cached, digest
+from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import Recipe, finetune
 from symerge_jax.models.heads import Head, normalised_head, stack_heads

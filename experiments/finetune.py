@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import safetensors.numpy
 
 from experiments import records
 from experiments.finetune_inputs import (
@@ -38,13 +37,12 @@ from experiments.finetune_inputs import (
     task_head,
 )
 from experiments.options import keep_programs
-from experiments.progress import Bars, say
 from experiments.tasks.clip_sets import clip_set
 from experiments.tasks.images import check_known
 from symerge_jax.checkpoints import export
-from symerge_jax.checkpoints.clip import to_open_clip
 from symerge_jax.classifier import encoder, logits_of
 from symerge_jax.cli.errors import run
+from symerge_jax.cli.progress import Bars, say
 from symerge_jax.data.crops import image_batches
 from symerge_jax.data.images import find_tasks
 from symerge_jax.errors import BadInput
@@ -55,6 +53,7 @@ from symerge_jax.metrics import accuracy
 from symerge_jax.models.clip_config import PRESETS
 from symerge_jax.models.heads import Head, normalised_head
 from symerge_jax.recipes import Recipe, batch_rows, fusion_bench_recipe, task_arithmetic_recipe
+from symerge_jax.verify import write_reference
 
 STEPS = 2000  # about as many as each set of the benchmark has; for a folder of one's own
 RECIPES = ("task_arithmetic", "fusion_bench")
@@ -309,19 +308,16 @@ def write_expert(
     }
     output, name = settings.expert_folder(), settings.task
     vision, head = jax.tree.map(np.asarray, (expert.params, expert.head))
-    if start.loaded is not None:
-        export.write_model(
-            output, {"vision": vision},
-            like=start.loaded.source, heads={name: head}, classes={name: data.classes}, card=card,
-            overwrite=settings.overwrite,
-        )  # fmt: skip
-        return
-    with export.new_folder(output, overwrite=settings.overwrite) as folder:
-        content = safetensors.numpy.save(to_open_clip({"vision": vision}))
-        write_atomically(folder / export.weights_name("open_clip"), content)
-        export.write_config(folder, "open_clip", start.vision, None)
-        export.write_head(folder, name, head, data.classes)
-        export.write_card(folder, card)
+    export.write_model(
+        output,
+        {"vision": vision},
+        like=start.vision if start.loaded is None else start.loaded.source,
+        heads={name: head},
+        classes={name: data.classes},
+        card=card,
+        overwrite=settings.overwrite,
+        finish=write_reference,
+    )
 
 
 if __name__ == "__main__":

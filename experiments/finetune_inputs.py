@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.experts import PROBE_SCALE
-from experiments.progress import say
 from experiments.tasks import clip_data, clip_heads
 from experiments.tasks.clip_sets import ClipSet
 from experiments.tasks.images import Split, first, from_folders, probe
@@ -19,6 +18,7 @@ from experiments.tiny import base as tiny
 from symerge_jax.cache import digest
 from symerge_jax.checkpoints.heads import read_head
 from symerge_jax.checkpoints.open import Loaded, load_clip
+from symerge_jax.cli.progress import say
 from symerge_jax.data.crops import Images, Originals
 from symerge_jax.data.image_cache import files_key
 from symerge_jax.data.meta import read_meta

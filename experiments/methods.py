@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from experiments.experts import Experts, Model
-from experiments.progress import Bars, say
 from experiments.tasks.images import Task
 from symerge_jax import __version__
 from symerge_jax.adapt.adamerging import adamerging
@@ -24,6 +23,7 @@ from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import Adapted, symerge
 from symerge_jax.cache import cached, digest
 from symerge_jax.classifier import logits_of
+from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import Recipe
 from symerge_jax.merge import METHODS

@@ -29,10 +29,10 @@ from experiments.prepare_needs import (
     checkpoint_needs,
     data_need,
 )
-from experiments.progress import say
 from experiments.tasks.clip_data import differences, find_set, places
 from experiments.tasks.clip_sets import ORDER20, ClipSet, clip_set
 from symerge_jax.cli.errors import DONE, nearest, run
+from symerge_jax.cli.progress import say
 from symerge_jax.errors import BadInput
 
 

@@ -48,7 +48,6 @@ from experiments.methods import (
 )
 from experiments.options import Options, check, keep_programs
 from experiments.prepare_needs import MODELS
-from experiments.progress import Bars, say
 from experiments.tasks.images import Task, check_known
 from experiments.tiny import base as tiny
 from experiments.tiny import world
@@ -67,6 +66,7 @@ from symerge_jax.checkpoints.clip import source_names
 from symerge_jax.checkpoints.export import write_model
 from symerge_jax.classifier import encoder
 from symerge_jax.cli.errors import nearest, run
+from symerge_jax.cli.progress import Bars, say
 from symerge_jax.data.images import find_tasks
 from symerge_jax.errors import BadInput
 from symerge_jax.files import make_folder, write_atomically

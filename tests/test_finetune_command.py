@@ -12,13 +12,13 @@ import safetensors.numpy
 
 from experiments import finetune, records
 from experiments.finetune import Settings, chosen_recipe
-from experiments.progress import Bars
 from experiments.tiny import base as tiny
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.clip import split_qkv, to_hugging_face
 from symerge_jax.checkpoints.heads import read_head
 from symerge_jax.checkpoints.open import load_clip
 from symerge_jax.cli.errors import run
+from symerge_jax.cli.progress import Bars
 from symerge_jax.models.clip import PRESETS, initial_params
 
 PACKS = Path(os.environ.get("SYMERGE_DATA", Path(__file__).parents[1].parent / "shared" / "data"))

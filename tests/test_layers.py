@@ -83,7 +83,7 @@ def test_the_library_never_imports_the_experiments(path):
 
 @every_library_file
 def test_heavy_packages_load_inside_functions(path):
-    # A command's file is imported only to run it, and its options are declared with tyro; its bars are drawn by rich.
+    # A command is imported only to run it; tyro declares its options, rich draws its bars.
     commands = path.parent.name == "cli" and path.stem not in ("__init__", "errors")
     allowed = {"rich", "tyro"} if commands else set()
     assert not (HEAVY - allowed) & {m.split(".")[0] for m in imports(path, top_level=True)}

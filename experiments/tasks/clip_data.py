@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.progress import say
 from experiments.tasks import clip_labels
 from experiments.tasks.clip_files import open_project, open_raw
 from experiments.tasks.clip_rows import Form, Found, Rows
 from experiments.tasks.clip_sets import ClipSet, clip_set
 from experiments.tasks.clip_tables import open_parquet, open_prepared
 from experiments.tasks.images import Split
+from symerge_jax.cli.progress import say
 from symerge_jax.data.image_cache import decode_all, files_key
 from symerge_jax.errors import BadInput
 

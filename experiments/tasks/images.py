@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.progress import say
 from experiments.tiny import world
 from experiments.tiny.base import Base
 from symerge_jax.cache import cached
 from symerge_jax.cli.errors import nearest
+from symerge_jax.cli.progress import say
 from symerge_jax.data.images import read_task
 from symerge_jax.errors import BadInput
 from symerge_jax.models.clip import encode_text

@@ -10,7 +10,6 @@ PIL's, as in data/preprocess.py.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from symerge_jax.data.decode import _DEEP_MODES, _FORMATS, _reason, check_size
+from symerge_jax.data.decode import read_pixels
 from symerge_jax.data.preprocess import resize_and_crop
-from symerge_jax.errors import BadInput
 
 SCALE = (0.9, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -61,28 +59,7 @@ class Originals:
         Raises:
             BadInput: as `decode_images`.
         """
-        source, where = self._sources[row], self._wheres[row]
-        if isinstance(source, np.ndarray) and source.ndim > 1:
-            return source
-        return _decoded(source, where, self._size)
-
-
-def _decoded(source: Path | np.ndarray, where: str, size: int) -> np.ndarray:
-    from PIL import Image
-
-    file = source if isinstance(source, Path) else io.BytesIO(source.tobytes())
-    try:
-        with Image.open(file, formats=_FORMATS) as image:
-            check_size(where, image.height, image.width, size=size)
-            if image.mode in _DEEP_MODES:
-                raise BadInput(f"{where}: expected 8 bits a value, found mode {image.mode}")
-            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except BadInput:
-        raise
-    except Exception as error:  # PIL's plugins raise OSError, SyntaxError, ValueError and others
-        raise BadInput(
-            f"{where}: the image cannot be read ({_reason(error)}); replace or remove it."
-        ) from error
+        return read_pixels(self._sources[row], self._wheres[row], size=self._size)
 
 
 def crop_box(

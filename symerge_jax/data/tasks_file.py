@@ -66,7 +66,7 @@ def read_tasks_file(path: str | Path) -> TasksFile:
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -126,7 +126,9 @@ def _task(path: Path, number: int, entry: Any) -> TaskEntry:
 def _place(path: Path, text: str) -> str:
     """Returns a path beside the file, or the text itself where it can only be a name on the hub."""
     beside = path.parent / text
-    return str(beside) if beside.exists() or text.count("/") != 1 else text
+    on_hub = text.partition("@")[0].count("/") == 1 and not text.startswith((".", "/", "~"))
+    # What lies in the working folder is not meant: it would be read in place of the hub's.
+    return text if on_hub and not beside.exists() and not Path(text).exists() else str(beside)
 
 
 def _known(path: Path, where: str, table: Mapping[str, Any], known: Collection[str]) -> None:
