@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from symerge_jax import trees
 from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.experts import labels_of
@@ -26,11 +27,10 @@ from symerge_jax.checkpoints.heads import StoredHead, read_head
 from symerge_jax.checkpoints.open import Loaded, load_clip
 from symerge_jax.checkpoints.source import Checkpoint, hashing, start_hashing
 from symerge_jax.classifier import encoder
-from symerge_jax.data.images import read_images
-from symerge_jax.data.meta import read_meta
 from symerge_jax.data.tasks_file import TaskEntry, TasksFile
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
+from symerge_jax.inputs import read_inputs
 from symerge_jax.merge_plan import Plan, plan
 from symerge_jax.models.clip import encode_text
 from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads, zero_shot_head
@@ -108,15 +108,19 @@ def settings_of(file: TasksFile) -> Settings:
     settings = Settings()._replace(**file.adapt)
     settings = settings._replace(method=settings.method.replace("-", "_"))
     if settings.method not in METHODS:
-        raise BadInput(
-            f"{file.path}: [adapt] method must be one of {', '.join(METHODS)}, "
-            f"got {settings.method!r}"
-        )
+        raise _unusable(file, "method", f"one of {', '.join(METHODS)}", repr(settings.method))
     if settings.layer != "classifier":
         raise BadInput(f'{file.path}: [adapt] layer must be "classifier", got {settings.layer!r}')
     for key in ("iterations", "batch_size"):
         if getattr(settings, key) < 1:
-            raise BadInput(f"{file.path}: [adapt] {key} must be at least 1")
+            raise _unusable(file, key, "at least 1", getattr(settings, key))
+    if settings.seed < 0:
+        raise _unusable(file, "seed", "0 or more", settings.seed)
+    rate, start = settings.learning_rate, settings.initial_coefficient
+    if rate is not None and not 0 < rate < np.inf:
+        raise _unusable(file, "learning_rate", "a number above 0", rate)
+    if start is not None and not np.isfinite(start):
+        raise _unusable(file, "initial_coefficient", "a finite number", start)
     if settings.learning_rate is None:
         slow = settings.method.startswith("adamerging") or settings.method == "symerge_coefficients"
         settings = settings._replace(learning_rate=1e-3 if slow else 1e-2)
@@ -124,6 +128,13 @@ def settings_of(file: TasksFile) -> Settings:
         few = len(file.tasks) <= 8
         settings = settings._replace(initial_coefficient=0.3 if few else 0.1)
     return settings
+
+
+def _unusable(file: TasksFile, key: str, wanted: str, found: object) -> BadInput:
+    option = key.replace("_", "-")
+    return BadInput(
+        f"{file.path}: {key} must be {wanted}, got {found}; change it in [adapt], or --{option}"
+    )
 
 
 def prepare(
@@ -148,10 +159,12 @@ def prepare(
     tower = computable(pretrained.params["vision"])
     heads = [_head(task, pretrained) for task in file.tasks]
     _check_widths(heads, pretrained, file)
-    tasks = [
-        _read_task(task, head, pretrained.vision.image_size, limit)
-        for task, head in zip(file.tasks, heads, strict=True)
-    ]
+    tasks = []
+    for entry, head in zip(file.tasks, heads, strict=True):
+        images, labels = read_inputs(
+            entry.inputs, head, size=pretrained.vision.image_size, limit=limit
+        )
+        tasks.append(Task(entry.name, Inputs(images), head, labels))
     for task in tasks:
         report(f"{task.name}: {len(task.inputs.images)} images, "
                f"{len(task.head.head['weight'])} classes")  # fmt: skip
@@ -163,6 +176,7 @@ def prepare(
         if not np.isfinite(logits).all():
             raise BadInput(
                 f"{checkpoint.path}: gives logits that are not finite on {task.name}'s images"
+                f"{_culprit(checkpoint)}"
             )
         experts.append(labels_of(logits))
         jax.tree.map(lambda out, a, b, k=k: np.subtract(a, b, out=out[k]), tau, theta, tower)
@@ -205,68 +219,34 @@ def _check_widths(heads: Sequence[StoredHead], pretrained: Loaded, file: TasksFi
             )
 
 
-def _read_task(task: TaskEntry, head: StoredHead, size: int, limit: int | None) -> Task:
-    path = inputs_path(task.inputs)
-    count = len(head.head["weight"])
-    classes = _class_order(path, head)
-    images, labels, _ = read_images(path, size=size, classes=classes)
-    if labels is not None and labels.max(initial=-1) >= count:
-        raise BadInput(
-            f"{path}: labels go up to {labels.max()}, but the head of {task.name} has {count} "
-            "classes"
-        )
-    labels = None if labels is None else labels[:limit]
-    return Task(task.name, Inputs(images[:limit]), head, labels)
-
-
-def inputs_path(path: Path) -> Path:
-    """Returns the folder or pack of images: `path`, `path`.npz, or what a task's folder calls test.
-
-    Raises:
-        BadInput: there is none.
-    """
-    if path.is_dir():
-        pack, folder = path / "test.npz", path / "test"
-        return pack if pack.is_file() else folder if folder.is_dir() else path
-    if path.exists():
-        return path
-    if path.with_name(path.name + ".npz").is_file():
-        return path.with_name(path.name + ".npz")
-    raise BadInput(f"{path}: there is no such folder or npz file with inputs")
-
-
-def _class_order(path: Path, head: StoredHead) -> tuple[str, ...] | None:
-    """Returns the class folders in the head's order, or None where names do not tell it."""
-    if not path.is_dir():
-        return None
-    meta = path.parent / "meta.json"
-    if meta.is_file() and (stated := read_meta(meta).classes):
-        return stated
-    here = {sub.name for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith(".")}
-    return head.classes if head.classes is not None and here == set(head.classes) else None
-
-
 def _expert_tower(checkpoint: Checkpoint, tower: Params) -> Params:
     """Returns an expert's image tower; what it does not carry is the pre-trained model's."""
     own = computable(load_clip(checkpoint).params["vision"])
     return {**tower, **own}
 
 
+def _culprit(checkpoint: Checkpoint) -> str:
+    """Names the first tensor that is not finite, if there is one."""
+    for name in checkpoint.where:
+        value = checkpoint.read(name)
+        if value.dtype.kind in "fV" and not np.isfinite(value.astype(np.float32)).all():
+            return f"; tensor {name} holds NaN or infinity"
+    return ""
+
+
 def _trained(found: Plan, tau: Params, pretrained: Loaded) -> tuple[list[tuple[str, str]], Params]:
-    """Returns the leaves that some expert changed, in the source's order, and checks τ.
+    """Returns the leaves that some expert changed, in the source's order, and τ of those alone.
 
     Raises:
         BadInput: NaN or infinity, or an expert that changed nothing.
     """
     moved = np.zeros(len(found.experts), bool)
-    flat = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tau)
-    }
+    flat = dict(zip(trees.paths(tau), jax.tree.leaves(tau), strict=True))
     named = []
     names = pretrained.names
     layout = "hugging_face" if names.layout == "hugging_face" else "open_clip"
-    for source, path in source_names(pretrained.params["vision"], layout):
+    prefix = names.prefix if layout == "hugging_face" else ""  # exports lose that of open_clip
+    for source, path in source_names(pretrained.params["vision"], layout, prefix=prefix):
         rows = flat[path].reshape(len(found.experts), -1)
         for k, row in enumerate(rows):
             if not np.isfinite(row).all():
@@ -280,7 +260,8 @@ def _trained(found: Plan, tau: Params, pretrained: Loaded) -> tuple[list[tuple[s
             f"{found.experts[int(np.argmin(moved))].path}: its image tower equals the pre-trained "
             "one in every tensor; expected a fine-tuned expert"
         )
-    return named, tau
+    paths = {path for _, path in named}
+    return named, trees.split(tau, lambda path, _: path in paths)[0]
 
 
 def run(
@@ -304,19 +285,18 @@ def run(
     rate = settings.learning_rate
     assert rate is not None, "settings_of fills it in"
     if settings.method.startswith("adamerging"):
-        joint = settings.method in JOINT
         return adamerging(
             *start,
             granularity="task" if settings.method == "adamerging_taskwise" else "leaf",
-            update="joint" if joint else "sequential",
-            batch_size=max(1, settings.batch_size // 2) if joint else settings.batch_size,
+            update="joint" if settings.method in JOINT else "sequential",
+            batch_size=batch_size_of(settings),
             learning_rate=rate,
             **shared,
         )
     return symerge(
         *start,
         prepared.experts,
-        batch_size=settings.batch_size,
+        batch_size=batch_size_of(settings),
         coefficient_rate=0.0 if settings.method == "symerge_head" else rate,
         head_rate=0.0 if settings.method == "symerge_coefficients" else rate,
         **shared,
@@ -328,6 +308,11 @@ def steps_of(settings: Settings, tasks: int) -> int:
     return settings.iterations * tasks * (2 if settings.method in JOINT else 1)
 
 
+def batch_size_of(settings: Settings) -> int:
+    """Returns the images per mini-batch, of which joint methods take two per task and round."""
+    return max(1, settings.batch_size // 2) if settings.method in JOINT else settings.batch_size
+
+
 class Score(NamedTuple):
     """One task in percent: agreement with the expert; accuracies where there are labels."""
 
@@ -337,19 +322,28 @@ class Score(NamedTuple):
 
 
 def score(prepared: Prepared, adapted: Adapted) -> dict[str, Score]:
-    """Compares the adapted model with the experts, and with the labels where there are any."""
+    """Compares the model, as it will be stored, with the experts and with labels if any."""
+    params = computable(_as_stored(prepared, adapted))
     _, classes = stack_heads([task.head.head for task in prepared.tasks])
     found = {}
     for task, head, expert in zip(
         prepared.tasks, unstack_heads(adapted.heads, classes), prepared.experts, strict=True
     ):
-        predicted = logits_on(
-            prepared.pretrained.vision, adapted.params, head, task.inputs.images
-        ).argmax(axis=1)
+        logits = logits_on(prepared.pretrained.vision, params, head, task.inputs.images)
+        predicted = logits.argmax(axis=1)
         right = None if task.labels is None else 100 * float((predicted == task.labels).mean())
         best = None if task.labels is None else 100 * float((expert[0] == task.labels).mean())
         found[task.name] = Score(100 * float((predicted == expert[0]).mean()), right, best)
     return found
+
+
+def _as_stored(prepared: Prepared, adapted: Adapted) -> Params:
+    """Returns the adapted tower on the host, each leaf rounded to the dtype of its file."""
+    return jax.tree.map(
+        lambda new, old: np.asarray(new).astype(old.dtype, copy=False),
+        adapted.params,
+        prepared.pretrained.params["vision"],
+    )
 
 
 def write(
@@ -389,7 +383,7 @@ def write(
 
     return export.write_model(
         output,
-        {"vision": jax.tree.map(np.asarray, adapted.params)},
+        {"vision": _as_stored(prepared, adapted)},
         like=prepared.plan.pretrained,
         heads={task.name: head for task, head in zip(tasks, heads, strict=True)},
         classes={task.name: task.head.classes for task in tasks},

@@ -66,7 +66,7 @@ class Relation(NamedTuple):
         same_start: whether each file descends from the pre-trained one: τ is small.
         dead_identical: whether a file's left-overs and buffers equal those of the pre-trained one.
         unchanged: tensors that equal those of the pre-trained one, per file.
-        left_out: tensors that not all files have in the same shape.
+        left_out: tensors that not all files have in the same shape, or that are not finite.
     """
 
     pretrained: int
@@ -150,11 +150,16 @@ def relate(checkpoints: Sequence[Checkpoint]) -> Relation:
         values = [one.read(names.source[common]) for one, names in
                   zip(checkpoints, named, strict=True)]  # fmt: skip
         flat = np.stack([value.reshape(-1).astype(np.float64) for value in values])
+        if not np.isfinite(flat).all():
+            left_out.append(common)
+            continue
         differences = flat - flat[0]
         block = _block(common)
         gram[block] = gram.get(block, 0.0) + differences @ differences.T
         sizes[block] = sizes.get(block, 0.0) + np.einsum("kn,kn->k", flat, flat)
         equal += [[int(np.array_equal(a, b)) for b in values] for a in values]
+    if not gram:
+        raise BadInput("every tensor that the files share holds NaN or infinity in one of them")
     blocks = ["all", *gram]
     whole = np.stack([sum(gram.values()), *gram.values()])
     theta = np.stack([sum(sizes.values()), *sizes.values()])
@@ -243,7 +248,7 @@ def _dead_identical(
 def as_json(contents: Sequence[Content], relation: Relation | None) -> Mapping[str, Any]:
     """Returns everything as plain values; NaN becomes None."""
 
-    def plain(array: np.ndarray) -> Any:
+    def plain(array: Any) -> Any:  # an array or one of its numbers
         if array.ndim == 0:
             return None if np.isnan(array) else float(array)
         return [plain(row) for row in array]

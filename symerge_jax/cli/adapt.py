@@ -9,6 +9,7 @@ import tyro
 
 from symerge_jax.checkpoints.export import check_output
 from symerge_jax.data.tasks_file import read_tasks_file
+from symerge_jax.errors import BadInput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ _OF_ADAPT = (
 def main(settings: Settings) -> None:
     """Adapts, scores, writes, and prints the folder's path last."""
     check_output(settings.output, overwrite=settings.overwrite)
+    if settings.limit is not None and settings.limit < 1:
+        raise BadInput(f"--limit must be at least 1, got {settings.limit}")
     file = read_tasks_file(settings.tasks)
     given = {key: getattr(settings, key) for key in _OF_ADAPT}
     file = file._replace(adapt=file.adapt | {k: v for k, v in given.items() if v is not None})
@@ -65,7 +68,7 @@ def main(settings: Settings) -> None:
         follow = bars.follow(
             chosen.method,
             adapt_files.steps_of(chosen, len(file.tasks)),
-            chosen.batch_size,
+            adapt_files.batch_size_of(chosen),
         )
         adapted = adapt_files.run(prepared, chosen, on_chunk=lambda carry, losses: follow(losses))
     scores = adapt_files.score(prepared, adapted)

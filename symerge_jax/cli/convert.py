@@ -11,7 +11,7 @@ import tyro
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.heads import copy_heads
 from symerge_jax.checkpoints.layout import names_of
-from symerge_jax.checkpoints.open import load_clip, open_checkpoint
+from symerge_jax.checkpoints.open import Loaded, load_clip, open_checkpoint
 from symerge_jax.checkpoints.source import Checkpoint, sha256
 from symerge_jax.errors import BadInput
 
@@ -71,6 +71,8 @@ def write_folder(
     loaded = load_clip(checkpoint, text=True)
     for note in loaded.notes:
         say(f"{checkpoint.path}: {note}")
+    if layout == "open_clip":
+        _check_sayable(loaded)
     change = split_qkv if layout == "hugging_face" else fuse_qkv
     params = {
         name: change(value) if name in ("vision", "text") else value
@@ -79,11 +81,6 @@ def write_folder(
     tensors = (to_hugging_face if layout == "hugging_face" else to_open_clip)(params)
     if loaded.text is None:
         _say_left_out(checkpoint, say)
-    if layout == "open_clip" and loaded.vision.layer_norm_eps != 1e-5:
-        raise BadInput(
-            f"{checkpoint.path}: has the LayerNorm epsilon {loaded.vision.layer_norm_eps}, which "
-            "open_clip's layout cannot say; only 1e-05 can be converted"
-        )
     with export.new_folder(output, overwrite=overwrite) as folder:
         export.write_tensors(folder / export.weights_name(layout), tensors)
         export.write_config(folder, layout, loaded.vision, loaded.text)
@@ -102,6 +99,26 @@ def write_folder(
 
         write_reference(folder)
         export.write_card(folder, card)
+
+
+def _check_sayable(loaded: Loaded) -> None:
+    """Raises `BadInput` for what open_clip's files cannot say, so that it would compute another."""
+    vision, text = loaded.vision, loaded.text
+    found = []
+    if vision.projection is None:
+        found.append("no projection (visual_projection)")
+    for tower in (vision, text) if text is not None else (vision,):
+        if tower.layer_norm_eps != 1e-5:
+            found.append(f"the LayerNorm epsilon {tower.layer_norm_eps} instead of 1e-05")
+    if text is not None and text.activation != vision.activation:
+        found.append(f"the activations {vision.activation} for images and {text.activation}")
+    if text is not None and text.pooling == "eos" and text.eos_token != text.vocabulary - 1:
+        found.append(f"the end of text {text.eos_token}, which is not the last of the vocabulary")
+    if found:
+        raise BadInput(
+            f"{loaded.source.path}: has {found[0]}, which open_clip's layout cannot say; keep the "
+            "layout of Hugging Face"
+        )
 
 
 def _say_left_out(checkpoint: Checkpoint, say: Any) -> None:

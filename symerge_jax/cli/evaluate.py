@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
-import numpy as np
 import tyro
 
 from symerge_jax.checkpoints.heads import StoredHead, read_head, read_heads
@@ -42,7 +42,10 @@ def main(settings: Settings) -> None:
     table.add_column("task")
     for name in ("accuracy %", "calibration error %", "images"):
         table.add_column(name, justify="right")
-    for folder in settings.task:
+    for name, least in (("limit", settings.limit), ("batch-size", settings.batch_size)):
+        if least is not None and least < 1:
+            raise BadInput(f"--{name} must be at least 1, got {least}")
+    for folder in (Path(os.path.abspath(task)) for task in settings.task):  # "." has a name, too
         score = score_task(settings, folder)
         table.add_row(Text(folder.name), f"{score[0]:.2f}", f"{score[1]:.2f}", str(score[2]))
     Console().print(table)
@@ -51,36 +54,42 @@ def main(settings: Settings) -> None:
 def score_task(settings: Settings, folder: Path) -> tuple[float, float, int]:
     """Returns accuracy and calibration error in percent, and the number of images.
 
+    Args:
+        settings: the options.
+        folder: absolute, of a task.
+
     Raises:
         BadInput: no such head, no labels, or classes that do not fit the head.
     """
     from symerge_jax.checkpoints.open import load_clip
-    from symerge_jax.data.images import read_task
+    from symerge_jax.inputs import read_inputs
     from symerge_jax.score import accuracy_and_ece, computable
 
-    folder = folder.absolute()
     place = model_folder(settings.model, folder.name)
-    head = find_head(place, settings.head or folder.name)
+    if settings.head is not None and Path(settings.head).is_file():
+        head = read_head(settings.head)
+    else:
+        head = find_head(place, settings.head or folder.name)
     model = load_clip(place)
-    task = read_task(folder.parent, folder.name, size=model.vision.image_size, need_train=False)
-    if task.test.labels is None:
-        raise BadInput(f"{folder}: the test images have no labels, so there is nothing to score")
     check_head(head, model.vision.projection or model.vision.width, str(place))
-    labels = ordered(task.test.labels, task.classes, head, folder)
-    count = settings.limit or len(labels)
+    images, labels = read_inputs(folder, head, size=model.vision.image_size, limit=settings.limit)
+    if labels is None:
+        raise BadInput(f"{folder}: the test images have no labels, so there is nothing to score")
     found = accuracy_and_ece(
         model.vision,
         computable(model.params["vision"]),
         head.head,
-        task.test.images[:count],
-        labels[:count],
+        images,
+        labels,
         batch_size=settings.batch_size,
     )
-    return *found, len(labels[:count])
+    return *found, len(labels)
 
 
 def model_folder(model: Path, task: str) -> Path:
     """Returns the folder of the model that serves a task: one of a per-task merge, or `model`."""
+    if not model.exists():
+        raise BadInput(f"{model}: there is no such folder; expected that of a merged model")
     folders = sorted(model.glob("[0-9][0-9]_*"))
     if not folders:
         return model
@@ -92,13 +101,11 @@ def model_folder(model: Path, task: str) -> Path:
 
 
 def find_head(model: Path, name: str) -> StoredHead:
-    """Returns a head of the model by name, or the head in the file of that name.
+    """Returns a head of the model by name.
 
     Raises:
         BadInput: there is none.
     """
-    if Path(name).is_file():
-        return read_head(name)
     heads = read_heads(model)
     if name not in heads:
         known = f"{nearest(name, heads)}; it has {', '.join(heads)}" if heads else ", nor any other"
@@ -115,23 +122,3 @@ def check_head(head: StoredHead, width: int, model: str) -> None:
             f"{head.path}: takes features of width {head.head['weight'].shape[1]}, but {model} "
             f"gives {width}; the head belongs to another model (or the model lacks its projection)"
         )
-
-
-def ordered(
-    labels: np.ndarray, classes: tuple[str, ...] | None, head: StoredHead, where: Path
-) -> np.ndarray:
-    """Returns the labels in the class order of the head.
-
-    Raises:
-        BadInput: the head has another number of classes, or lacks one by name.
-    """
-    count = len(head.head["weight"])
-    if labels.max(initial=-1) >= count:
-        raise BadInput(
-            f"{where}: has labels up to {labels.max()}, but {head.path} has {count} classes"
-        )
-    if classes is None or head.classes is None or set(classes) != set(head.classes):
-        if classes is not None and len(classes) != count:
-            raise BadInput(f"{where}: has {len(classes)} classes, but {head.path} has {count}")
-        return labels
-    return np.array([head.classes.index(name) for name in classes], labels.dtype)[labels]

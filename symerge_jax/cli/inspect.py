@@ -107,7 +107,9 @@ def _print_relation(console: Console, contents: Sequence[Content], relation: Rel
     console.print(table)
     _print_blocks(console, relation, others)
     if relation.left_out:
-        console.print(Text(f"not compared, not in all files: {_some(relation.left_out)}"))
+        console.print(
+            Text(f"not compared, as not in all files or not finite: {_some(relation.left_out)}")
+        )
 
 
 def _print_blocks(console: Console, relation: Relation, others: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -174,11 +175,10 @@ def parse_size(text: str) -> int:
         BadInput: it is no size.
     """
     hit = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    try:
-        assert hit is not None
-        return int(float(hit[1]) * _UNITS[hit[2].upper()])
-    except (AssertionError, ValueError):
-        raise BadInput(f"--max-memory: expected a size such as 4GB, got {text!r}") from None
+    if hit is not None:
+        with contextlib.suppress(ValueError, OverflowError):  # 1.2.3, 1e999
+            return int(float(hit[1]) * _UNITS[hit[2].upper()])
+    raise BadInput(f"--max-memory: expected a size such as 4GB, got {text!r}")
 
 
 def size(count: int) -> str:
