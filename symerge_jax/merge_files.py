@@ -8,6 +8,7 @@ buffers) is copied from it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -85,7 +86,7 @@ def merge_files(
             else [folder / f"{k:02d}_{task}" for k, task in enumerate(plan.names)]
         )
         changed, distances = 0, _Distances(len(plan.experts))
-        with _Writers(plan, folders) as writers:
+        with _Writers(plan, folders) as writers, jax.enable_x64(_has_float64(plan)):
             for source in plan.rest:
                 writers.write_all(source, plan.pretrained.read(source))
             steps = _streamed if method.streams else _at_once
@@ -99,6 +100,10 @@ def merge_files(
         for one in everyone:
             one.check_unchanged()
         written = hash_files((one / export.weights_name(plan.layout) for one in folders), pool)
+        for one in folders:  # while the files are still being hashed
+            export.write_description(plan.pretrained, one)
+            if finish is not None:
+                finish(one)
         found = {path: future.result() for path, future in hashes.items()}
         for one in everyone:  # hashing reads them too
             one.check_unchanged()
@@ -115,15 +120,18 @@ def merge_files(
             "tensors": {"merged": changed, "copied": _total(plan) - changed},
             "scores": {},
         }
+        known = {path: future.result() for path, future in written.items()}
         for k, one in enumerate(folders):
-            export.write_description(plan.pretrained, one)
-            if finish is not None:
-                finish(one)
             own = card if method.kind == "shared" else {**card, "task": plan.names[k]}
-            export.write_card(one, own, {path: f.result() for path, f in written.items()})
+            export.write_card(one, own, known)
         if method.kind == "per_task":
-            export.write_card(folder, card)
+            export.write_card(folder, card, known)
     return Merged(changed, _total(plan) - changed, distances.ratios())
+
+
+def _has_float64(plan: Plan) -> bool:
+    """Whether to compute in float64, which JAX does not unless it is told to."""
+    return any(leaf.info.dtype == np.float64 for leaf in plan.leaves)
 
 
 def _total(plan: Plan) -> int:
@@ -147,7 +155,7 @@ def _streamed(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_
             continue
         factor = np.asarray(scale, wide(leaf.info.dtype))
         merged = np.asarray(_merge_leaf(theta, thetas, factor, merge=merge))
-        values = [merged] if merged.ndim == theta.ndim else list(merged)
+        values = [merged] if merged.ndim == theta.ndim else list(map(np.asarray, merged))
         yield _Step(leaf, values, theta, thetas)
 
 
@@ -155,8 +163,9 @@ def _streamed(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_
 def _merge_leaf(theta: Array, thetas: Array, scale: Array, *, merge: Callable[..., Any]) -> Array:
     """θ₀ + λ · τ* of one leaf."""
     start = widen(theta)
-    merged = start + scale * merge({"leaf": widen(thetas) - start[None]})["leaf"]
-    return merged.astype(theta.dtype)
+    tau = merge({"leaf": widen(thetas) - start[None]})["leaf"]
+    start = start if tau.ndim == start.ndim else start[None]  # one per task
+    return (start + scale * tau).astype(theta.dtype)
 
 
 def _at_once(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_Step]:
@@ -165,7 +174,8 @@ def _at_once(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_S
     for leaf, theta, thetas in _leaves(plan, np.empty):
         if thetas is not None:
             tau[leaf.name] = thetas.astype(wide(thetas.dtype), copy=False)
-            tau[leaf.name] -= theta.astype(tau[leaf.name].dtype)[None]
+            with np.errstate(invalid="ignore"):  # infinity less infinity; said below
+                tau[leaf.name] -= theta.astype(tau[leaf.name].dtype)[None]
             _check_finite(plan, _Step(leaf, [tau[leaf.name]], theta, tau[leaf.name]))
     merged = jax.jit(merge)(tau) if tau else {}
     samples = {name: _sample(array).copy() for name, array in tau.items()}
@@ -178,7 +188,9 @@ def _at_once(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_S
         start = theta.astype(wide(theta.dtype))
         found = np.asarray(merged.pop(leaf.name))
         results = [found] if found.ndim == theta.ndim else list(found)
-        values = [(start + start.dtype.type(scale) * one).astype(theta.dtype) for one in results]
+        with np.errstate(over="ignore"):  # said by the caller
+            scaled = [start + start.dtype.type(scale) * one for one in results]
+            values = [np.asarray(one, theta.dtype) for one in scaled]
         first = _sample(start[None])
         yield _Step(leaf, values, first[0], first + samples.pop(leaf.name))
 
@@ -197,8 +209,9 @@ def _leaves(
         thetas = allocate((len(plan.experts), *leaf.info.shape), leaf.info.dtype)
         differs = []
         for k, expert in enumerate(plan.experts):
-            expert.read(leaf.experts[k], thetas[k])
-            differs.append(not _equal_bytes(thetas[k], theta))
+            row = thetas[k, ...]  # a view even of a scalar, which thetas[k] would copy
+            expert.read(leaf.experts[k], row)
+            differs.append(not _equal_bytes(row, theta))
         moved |= differs
         yield leaf, theta, thetas if any(differs) else None
     if not moved.all():
@@ -287,8 +300,10 @@ class _Writers:
         ]
 
     def __enter__(self) -> _Writers:
-        for file in self._files:
-            file.__enter__()
+        with contextlib.ExitStack() as stack:
+            for file in self._files:
+                stack.enter_context(file)
+            self._stack = stack.pop_all()
         return self
 
     def write_all(self, source: str, value: np.ndarray) -> None:
@@ -301,8 +316,7 @@ class _Writers:
             file.write(self._names[source], value)
 
     def __exit__(self, *exception: Any) -> None:
-        for file in self._files:
-            file.__exit__(*exception)
+        self._stack.__exit__(*exception)
 
 
 @cache

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from symerge_jax.checkpoints.clip_layouts import hugging_face_sizes, open_clip_sizes
+from symerge_jax.checkpoints.clip_layouts import hugging_face_sizes, naming, open_clip_sizes
 from symerge_jax.checkpoints.layout import LayoutName, check_same_layout, names_of
-from symerge_jax.checkpoints.open import open_checkpoint
+from symerge_jax.checkpoints.open import is_hub_name, open_checkpoint
 from symerge_jax.checkpoints.source import Checkpoint, TensorInfo
 from symerge_jax.errors import BadInput
 from symerge_jax.merge import Method
@@ -75,6 +75,8 @@ def plan(
         raise BadInput(f"--experts: merging needs at least two experts, got {len(experts)}")
     paths = [e.path if isinstance(e, Checkpoint) else e for e in experts]
     names = tuple(names) if names else default_names(paths)
+    if any("/" in name or name in ("", ".", "..") for name in names):
+        raise BadInput(f"--names: expected names of files, without /, got {', '.join(names)}")
     if len(names) != len(experts) or len(set(names)) != len(names):
         raise BadInput(
             f"--names: expected {len(experts)} different names, one per expert, "
@@ -121,12 +123,18 @@ def default_names(experts: Sequence[str | Path]) -> tuple[str, ...]:
 
     `A/eurosat/model.safetensors` and `A/dtd/model.safetensors` give eurosat and dtd.
     """
-    split = [Path(str(expert).partition("@")[0]).parts for expert in experts]
+    split = [Path(expert).parts for expert in map(_without_revision, experts)]
     for back in range(1, min(len(parts) for parts in split) + 1):
         found = tuple(Path(parts[-back]).stem or parts[-back] for parts in split)
         if len(set(found)) == len(found):
             return found
     return tuple(f"task{k}" for k in range(len(experts)))
+
+
+def _without_revision(expert: str | Path) -> str:
+    name = str(expert)
+    from_hub = is_hub_name(name) and not Path(name).exists()
+    return name.partition("@")[0] if from_hub else name
 
 
 def check_same_description(checkpoints: Sequence[Checkpoint], layout: LayoutName) -> None:
@@ -156,7 +164,8 @@ def described(checkpoint: Checkpoint, layout: LayoutName) -> dict[str, Any]:
             if layout == "hugging_face"
             else open_clip_sizes
         )
-        sizes = read(checkpoint.config)
+        with naming(checkpoint.path):
+            sizes = read(checkpoint.config)
         vision = sizes if isinstance(sizes, VisionConfig) else sizes.vision
         facts |= asdict(vision)
         for key in ("projection", "fused_qkv"):

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import adaptation_step
+from benchmarks import adaptation_step, merge_io
 from benchmarks.adaptation_step import Settings
 from symerge_jax.cli.errors import run
+from symerge_jax.errors import BadInput
 from symerge_jax.models import clip
 
 SMALL = ["--model=small", "--tasks=2", "--steps=6", "--batch-size=4", "--repeats=1", "--images=8"]
@@ -81,3 +82,48 @@ def test_loops_that_part_end_with_code_1(monkeypatch, capsys):
 def test_bad_options_are_one_line(words, expected, capsys):
     assert _run(words) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_merge_io_writes_its_figures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(merge_io, "torch_files", lambda models, folder: [])
+    file = tmp_path / "figures.json"
+    words = ["--model=tiny-64x3", "--experts=2", "--repeats=1", f"--json={file}"]
+    assert run(merge_io.main, merge_io.Settings, words, prog="merge_io") == 0
+    found = json.loads(file.read_text())
+    assert list(found) == [
+        "benchmark",
+        "settings",
+        "rows",
+        "import_leaves_jax_out",
+        "notes",
+        "environment",
+    ]
+    assert list(found["rows"]) == ["read", "merge, warm", "merge, cold", "import", "help"]
+    for row in found["rows"].values():
+        assert len(row["seconds"]) == len(row["ratios"]) == len(row["peak_bytes"]) == 1
+        assert row["seconds"][0] > 0
+    # Python alone is a few megabytes, and one with JAX more than a hundred.
+    assert found["rows"]["merge, warm"]["peak_bytes"][0] > 1e8
+    assert found["rows"]["import"]["peak_bytes"][0] < 1e8
+    assert found["import_leaves_jax_out"] is True
+    printed = capsys.readouterr().out
+    assert "merge, cold" in printed
+    assert "no .pt rows: PyTorch" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--model=ViT-B-33"], "did you mean ViT-B-32"),
+        (["--experts=1"], "experts must be at least 2, got 1"),
+        (["--folder=/nothing"], "/nothing: expected the folders base, expert0"),
+    ],
+)
+def test_bad_options_of_merge_io_are_one_line(words, expected, capsys):
+    assert run(merge_io.main, merge_io.Settings, words, prog="merge_io") == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_command_that_fails_says_why(tmp_path):
+    with pytest.raises(BadInput, match=r"exit code 2: symerge: error: .* no such file or folder"):
+        merge_io.merged([tmp_path / str(k) for k in range(3)], work=tmp_path, warm=True)

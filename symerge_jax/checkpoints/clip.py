@@ -22,6 +22,7 @@ from symerge_jax.checkpoints.clip_layouts import (
     Rule,
     hugging_face_rules,
     hugging_face_sizes,
+    naming,
     open_clip_rules,
     open_clip_sizes,
 )
@@ -82,7 +83,8 @@ def from_hugging_face(
         text_depth=_depth(tensors, f"{outer}text_model.encoder.layers."),
     )
     if isinstance(config, Mapping):
-        config = hugging_face_sizes(config, projection=found.projection)
+        with naming(source):
+            config = hugging_face_sizes(config, projection=found.projection)
     return _read(tensors, hugging_face_rules, prefix, found, config, activation, source)
 
 
@@ -114,7 +116,8 @@ def from_open_clip(
         text_depth=_depth(tensors, f"{prefix}transformer.resblocks."),
     )
     if isinstance(config, Mapping):
-        config = open_clip_sizes(config)
+        with naming(source):
+            config = open_clip_sizes(config)
     return _read(tensors, open_clip_rules, prefix, found, config, activation, source)
 
 
@@ -252,7 +255,9 @@ def _read(
     aside = {name: np.asarray(tensors[name]) for name in tensors if name not in read}
     leftovers = () if found.text_depth else tuple(prefix + name for name in TEXT_LEFTOVERS)
     for name in aside:
-        if name.rsplit(".", 1)[-1] not in ASIDE and name not in leftovers:
+        # Integers are counters and ids, no parameters, whatever their name.
+        counts = np.issubdtype(aside[name].dtype, np.integer) or aside[name].dtype == bool
+        if not counts and name.rsplit(".", 1)[-1] not in ASIDE and name not in leftovers:
             raise BadInput(f"{source}: tensor {name} {aside[name].shape} belongs to no known part")
 
     if vision is None:

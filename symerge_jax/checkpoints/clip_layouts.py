@@ -8,6 +8,7 @@ open_clip's `proj` and `text_projection` are right-multiplied, so they are [in, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -152,6 +153,31 @@ def open_clip_rules(
     return rules
 
 
+@contextlib.contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Puts the checkpoint's name before errors in its config."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{source}: {error}") from error
+
+
+def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Returns a whole number above 0 from a config file."""
+    value = config[key] if default is None else config.get(key, default)
+    if type(value) is not int or value < 1:
+        raise BadInput(f"config: {key} is {value!r}, expected a whole number above 0")
+    return value
+
+
+def _part(config: Mapping[str, Any], key: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns an object inside a config file."""
+    value = config.get(key, default)
+    if not isinstance(value, Mapping):
+        raise BadInput(f"config: {key} is {value!r}, expected an object")
+    return value
+
+
 def hugging_face_sizes(config: Mapping[str, Any], *, projection: bool) -> ClipConfig:
     """Reads a parsed config.json of CLIPModel or CLIPVisionModel(WithProjection).
 
@@ -161,31 +187,33 @@ def hugging_face_sizes(config: Mapping[str, Any], *, projection: bool) -> ClipCo
     Args:
         config: the parsed file.
         projection: whether the checkpoint holds `visual_projection`; the file does not tell.
+
+    Raises:
+        BadInput: a size is no whole number above 0, or they do not fit together.
     """
-    image = config.get("vision_config", config)
-    text = config.get("text_config", {})
+    image, text = _part(config, "vision_config", config), _part(config, "text_config", {})
     shared = config.get("projection_dim")
     eos = text.get("eos_token_id", 49407)
     return ClipConfig(
         VisionConfig(
-            image_size=image.get("image_size", 224),
-            patch_size=image.get("patch_size", 32),
-            width=image.get("hidden_size", 768),
-            depth=image.get("num_hidden_layers", 12),
-            heads=image.get("num_attention_heads", 12),
-            mlp_width=image.get("intermediate_size", 3072),
+            image_size=_size(image, "image_size", 224),
+            patch_size=_size(image, "patch_size", 32),
+            width=_size(image, "hidden_size", 768),
+            depth=_size(image, "num_hidden_layers", 12),
+            heads=_size(image, "num_attention_heads", 12),
+            mlp_width=_size(image, "intermediate_size", 3072),
             projection=(shared or image.get("projection_dim", 512)) if projection else None,
             activation=image.get("hidden_act", "quick_gelu"),
             fused_qkv=False,
             layer_norm_eps=image.get("layer_norm_eps", 1e-5),
         ),
         TextConfig(
-            vocabulary=text.get("vocab_size", 49408),
-            length=text.get("max_position_embeddings", 77),
-            width=text.get("hidden_size", 512),
-            depth=text.get("num_hidden_layers", 12),
-            heads=text.get("num_attention_heads", 8),
-            mlp_width=text.get("intermediate_size", 2048),
+            vocabulary=_size(text, "vocab_size", 49408),
+            length=_size(text, "max_position_embeddings", 77),
+            width=_size(text, "hidden_size", 512),
+            depth=_size(text, "num_hidden_layers", 12),
+            heads=_size(text, "num_attention_heads", 8),
+            mlp_width=_size(text, "intermediate_size", 2048),
             projection=shared or text.get("projection_dim", 512),
             activation=text.get("hidden_act", "quick_gelu"),
             fused_qkv=False,
@@ -202,11 +230,13 @@ def open_clip_sizes(config: Mapping[str, Any]) -> VisionConfig | ClipConfig:
     Without text_cfg it is an image tower alone.
 
     Raises:
-        BadInput: a key is absent, or the image tower is no vision transformer.
+        BadInput: a key is absent, a size is no whole number above 0, or the image tower is no
+            vision transformer.
     """
-    config = config.get("model_cfg", config)
+    config = _part(config, "model_cfg", config)
     try:
-        image, text, d = config["vision_cfg"], config.get("text_cfg"), config["embed_dim"]
+        image, d = _part(config, "vision_cfg", config["vision_cfg"]), _size(config, "embed_dim")
+        text = config.get("text_cfg")
         activation = "quick_gelu" if config.get("quick_gelu", False) else "gelu"
         if not isinstance(image["layers"], int) or "timm_model_name" in image:
             raise BadInput(
@@ -214,25 +244,26 @@ def open_clip_sizes(config: Mapping[str, Any]) -> VisionConfig | ClipConfig:
                 "the only image tower that is supported"
             )
         vision = VisionConfig(
-            image_size=image["image_size"],
-            patch_size=image["patch_size"],
-            width=image["width"],
-            depth=image["layers"],
-            heads=image["width"] // image.get("head_width", 64),
+            image_size=_size(image, "image_size"),
+            patch_size=_size(image, "patch_size"),
+            width=_size(image, "width"),
+            depth=_size(image, "layers"),
+            heads=image["width"] // _size(image, "head_width", 64),
             mlp_width=int(image["width"] * image.get("mlp_ratio", 4.0)),
             projection=d,
             activation=activation,
         )
         if text is None:
             return vision
+        text = _part(config, "text_cfg", text)
         return ClipConfig(
             vision,
             TextConfig(
-                vocabulary=text.get("vocab_size", 49408),
-                length=text.get("context_length", 77),
-                width=text["width"],
-                depth=text["layers"],
-                heads=text["heads"],
+                vocabulary=_size(text, "vocab_size", 49408),
+                length=_size(text, "context_length", 77),
+                width=_size(text, "width"),
+                depth=_size(text, "layers"),
+                heads=_size(text, "heads"),
                 mlp_width=int(text["width"] * text.get("mlp_ratio", 4.0)),
                 projection=d,
                 activation=activation,

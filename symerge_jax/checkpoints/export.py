@@ -60,24 +60,33 @@ def new_folder(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     Raises:
         BadInput: something is there already, or the place cannot be written.
     """
-    output = Path(output).absolute()
+    output = Path(output).resolve()  # a link keeps pointing where it did
     check_output(output, overwrite=overwrite)
     make_folder(output.parent)
     temporary = make_folder(output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         check_output(output, overwrite=overwrite)
-        if output.exists():
-            old = output.parent / f".{output.name}.{uuid.uuid4().hex}.old"
-            os.rename(output, old)
-            os.rename(temporary, output)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(temporary, output)
+        _put(temporary, output)
     except OSError as error:
         raise BadInput(explained(output, error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already after the rename
+
+
+def _put(folder: Path, output: Path) -> None:
+    """Renames a folder to `output`; what is there goes only when that has succeeded."""
+    if not output.exists():
+        os.rename(folder, output)
+        return
+    old = output.parent / f".{output.name}.{uuid.uuid4().hex}.old"
+    os.rename(output, old)
+    try:
+        os.rename(folder, output)
+    except BaseException:
+        os.rename(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -134,6 +143,10 @@ class SafetensorsWriter:
         # Largest items first, as the library itself orders them: every tensor stays aligned.
         order = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
         for name, info in order:
+            if info.dtype not in NAMES:
+                raise BadInput(
+                    f"tensor {name} is {info.dtype}, which the safetensors format does not have"
+                )
             end = begin + info.nbytes
             header[name] = {
                 "dtype": NAMES[info.dtype],
@@ -259,7 +272,8 @@ def write_weights(folder: Path, like: Checkpoint, tensors: Mapping[str, np.ndarr
                 raise BadInput(
                     f"{name}: has shape {value.shape}, in {like.path} it has {info.shape}"
                 )
-            value = np.asarray(value).astype(info.dtype, copy=False)
+            with np.errstate(over="ignore"):  # said below
+                value = np.asarray(value).astype(info.dtype, copy=False)
             _finite(str(like.path), {name: value})
             file.write(name, value)
 
@@ -341,7 +355,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def copy_companions(source: Checkpoint, folder: Path) -> None:
     """Copies tokenizer and preprocessing files that lie beside the weights."""
     here = source.parts[0].path.parent
-    for name in COMPANIONS if here != Path(".") and source.path.is_dir() else ():
+    is_folder = source.path.is_dir() or source.revision is not None
+    for name in COMPANIONS if is_folder else ():
         if (here / name).is_file():
             write_atomically(folder / name, (here / name).read_bytes())
 
@@ -362,7 +377,7 @@ def write_card(
     files = {
         path.relative_to(folder).as_posix(): known.get(path) or sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != CARD
+        if path.is_file() and path != folder / CARD  # those of the models beneath count
     }
     whole = {
         "format": FORMAT,
@@ -408,6 +423,9 @@ def origin(checkpoint: Checkpoint, hashes: Mapping[Path, str]) -> dict[str, Any]
 
 def _finite(what: str, tensors: Mapping[str, np.ndarray]) -> None:
     for name, tensor in tensors.items():
-        kind = tensor.dtype
-        if kind.kind in "fcV" and not np.isfinite(tensor.astype(np.float32)).all():
+        if tensor.dtype.kind not in "fcV":
+            continue
+        if tensor.dtype.kind == "V":  # bfloat16 and 8-bit floats, as NumPy sees them
+            tensor = tensor.astype(np.float32)
+        if not np.isfinite(tensor).all():
             raise BadInput(f"{what}: {name} holds NaN or infinity; nothing was written")

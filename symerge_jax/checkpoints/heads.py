@@ -41,7 +41,7 @@ def read_head(path: str | Path) -> StoredHead:
         raise BadInput(f"{path}: there is no such file; expected a classification head")
     part = open_part(path)
     names = {name.rsplit(".", 1)[-1]: name for name in part.tensors}
-    if "weight" not in names or len(part.tensors) > 2 or set(names) - {"weight", "bias"}:
+    if "weight" not in names or set(names) - {"weight", "bias"} or len(names) < len(part.tensors):
         raise BadInput(
             f"{path}: expected a head with the tensors weight and bias, found "
             f"{', '.join(list(part.tensors)[:4])}"
@@ -71,7 +71,9 @@ def _classes(path: Path, metadata: dict[str, str], weight: np.ndarray) -> tuple[
         classes = json.loads(metadata["classes"])
     except ValueError as error:
         raise BadInput(f"{path}: the class names in its metadata are not JSON ({error})") from error
-    if not isinstance(classes, list) or len(classes) != len(weight):
+    if not isinstance(classes, list):
+        raise BadInput(f"{path}: expected a JSON list under classes in its metadata")
+    if len(classes) != len(weight):
         raise BadInput(
             f"{path}: its metadata names {len(classes)} classes, but its weight has {len(weight)}"
         )

@@ -12,7 +12,7 @@ from symerge_jax.errors import BadInput
 
 # Weights, configuration and vocabulary; not the copies for other frameworks.
 _PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt")
-_PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_PICKLES = ("pytorch_model*.bin", "open_clip_pytorch_model.bin")
 
 
 def download(repository: str, revision: str | None = None) -> tuple[Path, str]:

@@ -31,10 +31,9 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
-CONFIGS = ("config.json", "open_clip_config.json")
 PREPROCESSOR = "preprocessor_config.json"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -53,7 +52,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return _open_folder(place)
     if place.exists():
         return _open_file(place)
-    if _HUB_NAME.fullmatch(str(path)):
+    if is_hub_name(str(path)):
         return _from_hub(str(path))
     raise BadInput(
         f"{path}: there is no such file or folder; expected a checkpoint file, a folder with "
@@ -61,12 +60,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether a name that is no file or folder here may be one on the hub, and no mistyped path."""
+    return _HUB_NAME.fullmatch(name) is not None and not name.endswith(_SUFFIXES)
+
+
 def _open_file(path: Path) -> Checkpoint:
-    if path.suffix == ".json" and path.name.endswith(".index.json"):
-        return _open_folder(path.parent)
+    if path.name.endswith(".index.json"):
+        return _open_folder(path.parent, path.name)
     part = open_part(path)
     _refuse_adapter(path, part.tensors)
-    config, extra = _config(path.parent) if path.name in WEIGHTS else (None, ())
+    config, extra = _config(path) if path.name in WEIGHTS else (None, ())
     return joined(path, [part], config=config, extra=extra)
 
 
@@ -84,11 +88,13 @@ def open_part(path: Path) -> Part:
     return open_torch(path)
 
 
-def _open_folder(folder: Path) -> Checkpoint:
-    found = next((name for name in WEIGHTS if (folder / name).exists()), None)
+def _open_folder(folder: Path, found: str | None = None) -> Checkpoint:
+    """Opens the weights `found` of a folder; those that are looked for first, if it is None."""
+    if found is None:
+        found = next((name for name in WEIGHTS if (folder / name).exists()), None)
     if found is None:
         found = _only_weights(folder)
-    config, extra = _config(folder)
+    config, extra = _config(folder / found)
     preprocessor = read_json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).exists() else None
     if preprocessor is not None:
         extra = (*extra, folder / PREPROCESSOR)
@@ -100,6 +106,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     shards = _shards(folder / found)
     parts = [open_part(folder / name) for name in dict.fromkeys(shards.values())]
     checkpoint = joined(folder, parts, **rest, extra=(*extra, folder / found))
+    _refuse_adapter(folder, checkpoint.where)
     for name, shard in shards.items():
         if checkpoint.where.get(name) is None or checkpoint.where[name].path.name != shard:
             raise BadInput(f"{folder / found}: says that {name} is in {shard}, which lacks it")
@@ -113,10 +120,9 @@ def _only_weights(folder: Path) -> str:
     """Returns the one checkpoint file of a folder that has none of the usual names."""
     if (folder / "adapter_config.json").exists():
         raise BadInput(_ADAPTER.format(path=folder))
-    if sorted(folder.glob("[0-9][0-9]_*")):
+    if models := sorted(p for p in folder.glob("[0-9][0-9]_*") if p.is_dir()):
         raise BadInput(
-            f"{folder}: holds one model per task; name one of its folders, such as "
-            f"{min(folder.glob('[0-9][0-9]_*'))}"
+            f"{folder}: holds one model per task; name one of its folders, such as {models[0]}"
         )
     names = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES)
     if len(names) != 1:
@@ -132,17 +138,24 @@ def _shards(index: Path) -> dict[str, str]:
         raise BadInput(f"{index}: expected an object weight_map from tensor to file name")
     for tensor, name in shards.items():
         # A name, not a path: an index from elsewhere must not reach other files.
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        if not isinstance(name, str) or not _is_file_name(name):
             raise BadInput(
                 f"{index}: weight_map sends {tensor} to {name!r}, which is no file of this folder"
             )
     return shards
 
 
-def _config(folder: Path) -> tuple[Mapping[str, Any] | None, tuple[Path, ...]]:
-    for name in CONFIGS:
-        if (folder / name).exists():
-            return read_json(folder / name), (folder / name,)
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name and name not in ("", ".", "..") and "\0" not in name
+
+
+def _config(weights: Path) -> tuple[Mapping[str, Any] | None, tuple[Path, ...]]:
+    """Reads the config beside weights; where both kinds lie there, the one in their layout."""
+    names = ["config.json", "open_clip_config.json"]
+    for name in names[::-1] if weights.name.startswith("open_clip") else names:
+        path = weights.parent / name
+        if path.exists():
+            return read_json(path), (path,)
     return None, ()
 
 
@@ -156,7 +169,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not valid JSON ({error})") from error
     if not isinstance(found, dict):
         raise BadInput(f"{path}: expected a JSON object, got {type(found).__name__}")

@@ -44,6 +44,7 @@ _DTYPES: dict[str, Any] = {
     "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
+    "C64": np.complex64,
 }
 NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import jax
@@ -328,14 +328,18 @@ def encode_once(config: VisionConfig, params: Any, images: Array) -> Array:
     The blocks share one compiled program; compiling the whole tower would take three times as long
     as running it so. Arguments as for the function that `encode_image` returns.
     """
-    tower, block = VisionTower(config, before_blocks=True), Block(config)
-    x = jax.jit(lambda params, images: tower.apply({"params": params}, images))(params, images)
-    run = jax.jit(lambda params, x: block.apply({"params": params}, x))
+    begin, block, end = _pieces(config)
+    x = begin(params, images)
     for i in range(config.depth):
-        x = run(params[f"blocks_{i}"], x)
-    ending = _Ending(config)
-    kept = {name: params[name] for name in ("ln_post", "projection") if name in params}
-    return cast(Array, jax.jit(lambda params, x: ending.apply({"params": params}, x))(kept, x))
+        x = block(params[f"blocks_{i}"], x)
+    return end({name: params[name] for name in ("ln_post", "projection") if name in params}, x)
+
+
+@cache
+def _pieces(config: VisionConfig) -> list[Callable[[Any, Array], Array]]:
+    """Returns compiled (params, x) → x for what stands before the blocks, a block, the rest."""
+    modules = VisionTower(config, before_blocks=True), Block(config), _Ending(config)
+    return [jax.jit(lambda p, x, m=module: m.apply({"params": p}, x)) for module in modules]
 
 
 class _Ending(nn.Module):
