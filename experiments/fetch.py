@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from symerge_jax.checkpoints.source import sha256
+from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.errors import BadInput
 from symerge_jax.files import make_folder, write_atomically
 

@@ -23,9 +23,10 @@ from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import Adapted, symerge
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.clip import source_names
+from symerge_jax.checkpoints.hashes import hashing, start_hashing
 from symerge_jax.checkpoints.heads import StoredHead, read_head
 from symerge_jax.checkpoints.open import Loaded, load_clip
-from symerge_jax.checkpoints.source import Checkpoint, hashing, start_hashing
+from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.classifier import encoder
 from symerge_jax.data.tasks_file import TaskEntry, TasksFile
 from symerge_jax.errors import BadInput

@@ -9,7 +9,9 @@ buffers) is copied from it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +20,10 @@ import jax
 import numpy as np
 
 from symerge_jax.checkpoints import export
+from symerge_jax.checkpoints.hashes import hash_files, hashing, start_hashing
 from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.checkpoints.source import (
     TensorInfo,
-    hash_files,
-    hashing,
-    start_hashing,
 )
 from symerge_jax.errors import BadInput
 from symerge_jax.merge import METHODS
@@ -204,7 +204,8 @@ def _leaves(
         BadInput: at the end, if an expert differs from θ₀ nowhere.
     """
     moved = np.zeros(len(plan.experts), bool)
-    for leaf in plan.leaves:
+
+    def read(leaf: Leaf) -> tuple[np.ndarray, np.ndarray, list[bool]]:
         theta = plan.pretrained.read(leaf.source)
         thetas = allocate((len(plan.experts), *leaf.info.shape), leaf.info.dtype)
         differs = []
@@ -212,8 +213,16 @@ def _leaves(
             row = thetas[k, ...]  # a view even of a scalar, which thetas[k] would copy
             expert.read(leaf.experts[k], row)
             differs.append(not _equal_bytes(row, theta))
-        moved |= differs
-        yield leaf, theta, thetas if any(differs) else None
+        return theta, thetas, differs
+
+    with ThreadPoolExecutor(max_workers=1) as reader:  # reads the next leaf while one is merged
+        coming = reader.submit(read, plan.leaves[0])
+        for leaf, following in zip(plan.leaves, [*plan.leaves[1:], None], strict=True):
+            theta, thetas, differs = coming.result()
+            if following is not None:
+                coming = reader.submit(read, following)
+            moved |= differs
+            yield leaf, theta, thetas if any(differs) else None
     if not moved.all():
         raise BadInput(
             f"{plan.experts[int(np.argmin(moved))].path}: equals the pre-trained model in every "
@@ -222,16 +231,17 @@ def _leaves(
 
 
 def _arena(plan: Plan) -> Callable[..., np.ndarray]:
-    """Returns an allocator that gives the same memory each time.
+    """Returns an allocator that gives two pieces of memory in turn: one is read, one is merged.
 
-    It is aligned so that JAX reads it in place on a CPU; fresh pages would cost as much as the sum.
+    They are aligned so that JAX reads them in place on a CPU; fresh pages would cost as much as the
+    sum.
     """
     most = max(leaf.info.nbytes for leaf in plan.leaves) * len(plan.experts)
-    raw = np.empty(most + 64, np.uint8)
-    raw = raw[-raw.ctypes.data % 64 :]
+    raw = [np.empty(most + 64, np.uint8) for _ in range(2)]
+    turns = itertools.cycle([one[-one.ctypes.data % 64 :] for one in raw])
 
     def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        return raw[: TensorInfo(shape, dtype).nbytes].view(dtype).reshape(shape)
+        return next(turns)[: TensorInfo(shape, dtype).nbytes].view(dtype).reshape(shape)
 
     return allocate
 

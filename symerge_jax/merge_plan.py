@@ -202,5 +202,5 @@ def forecast(plan: Plan, method: Method) -> int:
     ]
     models = len(plan.experts) + 2
     if method.streams:
-        return RUNTIME_BYTES + 3 * models * max(widths)
+        return RUNTIME_BYTES + 4 * models * max(widths)
     return RUNTIME_BYTES + int(sum(widths) * len(plan.experts) * method.working_set)

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from symerge_jax.checkpoints import export
+from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.checkpoints.heads import read_heads
 from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.checkpoints.open import Loaded, load_clip, open_checkpoint, read_json
-from symerge_jax.checkpoints.source import sha256
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
 from symerge_jax.models.clip import encode_once
@@ -47,9 +47,7 @@ def write_reference(folder: Path) -> None:
     outputs = _outputs(folder, loaded, inputs)
     for name, value in outputs.items():
         if not np.isfinite(value).all():
-            raise BadInput(
-                f"the new model gives {name} that are not finite; nothing was written"
-            )
+            raise BadInput(f"the new model gives {name} that are not finite; nothing was written")
     export.write_reference(folder, {"inputs": inputs, **outputs})
 
 

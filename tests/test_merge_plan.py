@@ -12,7 +12,7 @@ from merging import COUNTER, both_ways, merged_by_files, moved, refusal, written
 from symerge_jax import merge_files as module
 from symerge_jax.checkpoints.clip_layouts import hugging_face_config
 from symerge_jax.checkpoints.layout import names_of
-from symerge_jax.checkpoints.source import sha256
+from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.errors import BadInput
 from symerge_jax.merge import METHODS
 from symerge_jax.merge_plan import default_names, forecast, plan

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import safetensors.numpy
 
+from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.checkpoints.layout import LayoutName, Names, names_of
-from symerge_jax.checkpoints.source import NAMES, Checkpoint, TensorInfo, sha256
+from symerge_jax.checkpoints.source import NAMES, Checkpoint, TensorInfo
 from symerge_jax.errors import BadInput
 from symerge_jax.files import explained, make_folder, write_atomically
 

@@ -11,12 +11,9 @@ the array that is asked for.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -261,32 +258,3 @@ def joined(path: Path, parts: Sequence[Part], **rest: Any) -> Checkpoint:
     if not where:
         raise BadInput(f"{path}: holds no tensors")
     return Checkpoint(path, tuple(parts), where, **rest)
-
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, 64 hexadecimal digits."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-@contextlib.contextmanager
-def hashing() -> Iterator[ThreadPoolExecutor]:
-    """Gives a pool for `hash_files`; what nobody waits for any more is dropped at the end."""
-    pool = ThreadPoolExecutor(max_workers=2)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def start_hashing(checkpoints: Iterable[Checkpoint], pool: ThreadPoolExecutor) -> dict[Path, Any]:
-    """Starts hashing all files of some checkpoints."""
-    return hash_files((path for one in checkpoints for path in one.files), pool)
-
-
-def hash_files(paths: Iterable[Path], pool: ThreadPoolExecutor) -> dict[Path, Any]:
-    """Starts hashing files in the background: path → a future of its SHA-256."""
-    return {path: pool.submit(sha256, path) for path in dict.fromkeys(paths)}

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import tyro
 
 from symerge_jax.checkpoints import export
+from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.checkpoints.heads import copy_heads
 from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.checkpoints.open import Loaded, load_clip, open_checkpoint
-from symerge_jax.checkpoints.source import Checkpoint, sha256
+from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.errors import BadInput
 
 

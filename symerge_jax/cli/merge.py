@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from symerge_jax.checkpoints.export import check_output
+from symerge_jax.checkpoints.hashes import hashing, remember, start_hashing
 from symerge_jax.checkpoints.open import open_checkpoint
-from symerge_jax.checkpoints.source import hashing, start_hashing
 from symerge_jax.cli.errors import nearest
+from symerge_jax.cli.programs import keep_own_programs, own_cache
 from symerge_jax.errors import BadInput
 
 if TYPE_CHECKING:  # JAX loads while the files are being hashed
@@ -72,9 +73,8 @@ def main(settings: Settings) -> None:
     limit = None if settings.max_memory is None else parse_size(settings.max_memory)
     sources = [open_checkpoint(path) for path in (settings.pretrained, *settings.experts)]
     with hashing() as pool:
-        hashes = start_hashing(sources, pool)
+        hashes = start_hashing(sources, pool, own_cache())
         from symerge_jax import merge_files, merge_plan, verify
-        from symerge_jax.cli.programs import keep_own_programs
 
         name, method = find_method(settings.method)
         options = method_options(settings, name, method)
@@ -93,6 +93,7 @@ def main(settings: Settings) -> None:
                 finish=partial(_finish, plan, verify),
                 hashes=hashes,
             )
+        remember(hashes, own_cache())
     report(plan, name, merged)
     print(settings.output.absolute())
 

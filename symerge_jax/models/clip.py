@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -323,23 +323,41 @@ def encode_image(config: VisionConfig, *, dtype: Any = None) -> Callable[[Any, A
 
 
 def encode_once(config: VisionConfig, params: Any, images: Array) -> Array:
-    """Returns what `encode_image` does, for a tower that is used once.
+    """Returns what `encode_image` does, for a tower that is used once and lies on the host.
 
     The blocks share one compiled program; compiling the whole tower would take three times as long
     as running it so. Arguments as for the function that `encode_image` returns.
     """
-    begin, block, end = _pieces(config)
-    x = begin(params, images)
+    begin, block, end = (partial(_apply, piece) for piece in _pieces(config))
+    rest = {name: leaf for name, leaf in params.items() if not name.startswith("blocks_")}
+    x = begin(rest, images)
     for i in range(config.depth):
         x = block(params[f"blocks_{i}"], x)
-    return end({name: params[name] for name in ("ln_post", "projection") if name in params}, x)
+    return end(rest, x)
 
 
-@cache
-def _pieces(config: VisionConfig) -> list[Callable[[Any, Array], Array]]:
-    """Returns compiled (params, x) → x for what stands before the blocks, a block, the rest."""
-    modules = VisionTower(config, before_blocks=True), Block(config), _Ending(config)
-    return [jax.jit(lambda p, x, m=module: m.apply({"params": p}, x)) for module in modules]
+def _pieces(config: VisionConfig) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Returns what stands before the blocks, a block, and the rest."""
+    return VisionTower(config, before_blocks=True), Block(config), _Ending(config)
+
+
+def _apply(module: nn.Module, params: Any, x: Array) -> Array:
+    """Applies a module to weights on the host, in the memory order in which they were read.
+
+    PyTorch's weights come as transposed views; turning them inside the program saves a slow copy.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    turned = tuple(leaf.ndim == 2 and leaf.T.flags.c_contiguous for leaf in leaves)
+    given = [leaf.T if turn else leaf for leaf, turn in zip(leaves, turned, strict=True)]
+    return _turn_and_apply(given, x, module=module, structure=structure, turned=turned)
+
+
+@partial(jax.jit, static_argnames=("module", "structure", "turned"))
+def _turn_and_apply(
+    leaves: list[Array], x: Array, *, module: nn.Module, structure: Any, turned: tuple[bool, ...]
+) -> Array:
+    back = [leaf.T if turn else leaf for leaf, turn in zip(leaves, turned, strict=True)]
+    return cast(Array, module.apply({"params": structure.unflatten(back)}, x))
 
 
 class _Ending(nn.Module):
