@@ -12,9 +12,10 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -26,7 +27,8 @@ from symerge_jax.checkpoints.source import (
     TensorInfo,
 )
 from symerge_jax.errors import BadInput
-from symerge_jax.merge import METHODS
+from symerge_jax.leaf_facts import named_leaves
+from symerge_jax.merge import METHODS, Method
 from symerge_jax.merge_plan import Leaf, Plan
 from symerge_jax.notation import Array
 from symerge_jax.task_vectors import widen
@@ -73,7 +75,7 @@ def merge_files(
     method = METHODS[name]
     scale = method.scale if scale is None else scale
     settings = {"scale": scale, **(options or {})}
-    merge = _hashable(method.merge, settings)
+    options = dict(options or {})
     everyone = (plan.pretrained, *plan.experts)
     with (
         export.new_folder(output, overwrite=overwrite) as folder,
@@ -89,8 +91,7 @@ def merge_files(
         with _Writers(plan, folders) as writers, jax.enable_x64(_has_float64(plan)):
             for source in plan.rest:
                 writers.write_all(source, plan.pretrained.read(source))
-            steps = _streamed if method.streams else _at_once
-            for done, step in enumerate(steps(plan, merge, scale)):
+            for done, step in enumerate(_steps(plan, method, options, scale)):
                 _check_finite(plan, step)
                 writers.write_each(step.leaf.source, step.values)
                 changed += step.thetas is not None
@@ -147,28 +148,97 @@ class _Step(NamedTuple):
     thetas: np.ndarray | None
 
 
-def _streamed(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_Step]:
+_Steps: TypeAlias = Iterator[_Step]
+
+
+def _steps(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
+    """Chooses how to go over the leaves: the way that holds least."""
+    if options.get("fuse_qkv"):  # one matrix of three leaves
+        return _at_once(plan, method, options, scale)
+    if method.plan is not None:
+        return _planned(plan, method, options, scale)
+    return (_streamed if method.streams else _at_once)(plan, method, options, scale)
+
+
+def _streamed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
     """Merges leaf by leaf; one program per shape."""
+    facts = _facts(plan, method)
+    for leaf, theta, thetas in _leaves(plan, _arena(plan)):
+        if thetas is None:
+            yield _Step(leaf, [theta], theta, None)
+            continue
+        own = dict(options)
+        if "leaves" in method.needs:  # depth and name have no part in it; fewer programs without
+            own["leaves"] = replace(facts[leaf.name], depth=None, group=None, part=0)
+        factor = np.asarray(scale, wide(leaf.info.dtype))
+        found = _merge_leaf(
+            theta, thetas, factor,
+            merge=_hashable(method.merge, own), with_theta="pretrained" in method.needs,
+        )  # fmt: skip
+        yield _Step(leaf, _per_folder(found, theta), theta, thetas)
+
+
+@partial(jax.jit, static_argnames=("merge", "with_theta"))
+def _merge_leaf(
+    theta: Array, thetas: Array, scale: Array, *, merge: Callable[..., Any], with_theta: bool
+) -> Array:
+    """θ₀ + λ · τ* of one leaf."""
+    start = widen(theta)
+    more = {"pretrained": {"leaf": start}} if with_theta else {}
+    return _moved(theta, merge({"leaf": widen(thetas) - start[None]}, **more)["leaf"], scale)
+
+
+@jax.jit
+def _moved(theta: Array, tau: Array, scale: Array) -> Array:
+    start = widen(theta)
+    start = start if tau.ndim == start.ndim else start[None]  # one per task
+    return (start + scale * tau).astype(theta.dtype)
+
+
+@jax.jit
+def _task_vector(theta: Array, thetas: Array) -> Array:
+    return widen(thetas) - widen(theta)[None]
+
+
+def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
+    """Goes over the files as often as the method asks; holds one leaf of all experts."""
+    assert method.plan is not None
+    own = dict(options)
+    if "leaves" in method.needs:
+        own["leaves"] = _facts(plan, method)
+
+    def passes() -> Iterator[tuple[str, Array]]:
+        for leaf, theta, thetas in _leaves(plan, _arena(plan)):
+            if thetas is not None:
+                _check_numbers(plan, leaf, theta, thetas)
+                tau = _task_vector(theta, thetas)
+                # The memory of `thetas` is used again; on a CPU the device may read it in place.
+                yield leaf.name, jax.block_until_ready(tau)
+
+    merge = method.plan(passes, **own)
     for leaf, theta, thetas in _leaves(plan, _arena(plan)):
         if thetas is None:
             yield _Step(leaf, [theta], theta, None)
             continue
         factor = np.asarray(scale, wide(leaf.info.dtype))
-        merged = np.asarray(_merge_leaf(theta, thetas, factor, merge=merge))
-        values = [merged] if merged.ndim == theta.ndim else list(map(np.asarray, merged))
-        yield _Step(leaf, values, theta, thetas)
+        found = _moved(theta, merge(leaf.name, _task_vector(theta, thetas)), factor)
+        yield _Step(leaf, _per_folder(found, theta), theta, thetas)
 
 
-@partial(jax.jit, static_argnames="merge")
-def _merge_leaf(theta: Array, thetas: Array, scale: Array, *, merge: Callable[..., Any]) -> Array:
-    """θ₀ + λ · τ* of one leaf."""
-    start = widen(theta)
-    tau = merge({"leaf": widen(thetas) - start[None]})["leaf"]
-    start = start if tau.ndim == start.ndim else start[None]  # one per task
-    return (start + scale * tau).astype(theta.dtype)
+def _per_folder(found: Array, theta: np.ndarray) -> list[np.ndarray]:
+    merged = np.asarray(found)
+    return [merged] if merged.ndim == theta.ndim else list(map(np.asarray, merged))
 
 
-def _at_once(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_Step]:
+def _facts(plan: Plan, method: Method) -> dict[str, Any]:
+    """Returns what is known of each leaf by its name, for methods that ask."""
+    if "leaves" not in method.needs:
+        return {}
+    shapes = {leaf.name: leaf.info.shape for leaf in plan.leaves}
+    return named_leaves(shapes, plan.layout)
+
+
+def _at_once(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
     """Reads all task vectors, merges them in one program, and gives the leaves one by one."""
     tau: dict[str, Any] = {}
     for leaf, theta, thetas in _leaves(plan, np.empty):
@@ -176,8 +246,11 @@ def _at_once(plan: Plan, merge: Callable[..., Any], scale: float) -> Iterator[_S
             tau[leaf.name] = thetas.astype(wide(thetas.dtype), copy=False)
             with np.errstate(invalid="ignore"):  # infinity less infinity; said below
                 tau[leaf.name] -= theta.astype(tau[leaf.name].dtype)[None]
-            _check_finite(plan, _Step(leaf, [tau[leaf.name]], theta, tau[leaf.name]))
-    merged = jax.jit(merge)(tau) if tau else {}
+            _check_numbers(plan, leaf, theta, tau[leaf.name])
+    own = dict(options)
+    if "leaves" in method.needs:
+        own["leaves"] = {name: fact for name, fact in _facts(plan, method).items() if name in tau}
+    merged = jax.jit(partial(method.merge, **own))(tau) if tau else {}
     samples = {name: _sample(array).copy() for name, array in tau.items()}
     tau.clear()
     for leaf in plan.leaves:
@@ -251,8 +324,14 @@ def _equal_bytes(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.array_equal(a[:4096], b[:4096]) and np.array_equal(a, b))
 
 
+def _check_numbers(plan: Plan, leaf: Leaf, theta: np.ndarray, thetas: np.ndarray) -> None:
+    """Looks for NaN and infinity where a method may drop entries, and them with it."""
+    if not (_finite(theta) and _finite(thetas)):
+        _check_finite(plan, _Step(leaf, [np.array([np.nan])], theta, thetas))
+
+
 def _check_finite(plan: Plan, step: _Step) -> None:
-    """NaN and infinity in any θ_k reach the merged leaf, so that is where they are looked for."""
+    """NaN and infinity in any θ_k reach a merged leaf that drops nothing; looks for them there."""
     if all(_finite(value) for value in step.values):
         return
     source = step.leaf.source
@@ -331,9 +410,12 @@ class _Writers:
 
 @cache
 def _partial(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Any:
-    return partial(function, **dict(options))
+    given = dict(options)
+    if "leaves" in given:
+        given["leaves"] = {"leaf": given["leaves"]}
+    return partial(function, **given)
 
 
-def _hashable(function: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
-    """Returns the method with its options, the same object for the same options."""
-    return _partial(function, tuple((k, v) for k, v in settings.items() if k != "scale"))
+def _hashable(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Returns a method with its options, the same object for the same options."""
+    return _partial(function, tuple(options.items()))

@@ -201,6 +201,6 @@ def forecast(plan: Plan, method: Method) -> int:
         for leaf in plan.leaves
     ]
     models = len(plan.experts) + 2
-    if method.streams:
+    if method.streams or method.plan is not None:
         return RUNTIME_BYTES + 4 * models * max(widths)
     return RUNTIME_BYTES + int(sum(widths) * len(plan.experts) * method.working_set)

@@ -11,6 +11,7 @@ import pytest
 from golden_files import golden
 
 from symerge_jax.errors import BadInput
+from symerge_jax.leaf_facts import named_leaves
 from symerge_jax.merge import METHODS
 from symerge_jax.merge_files import merge_files
 from symerge_jax.merge_plan import plan
@@ -19,7 +20,12 @@ from symerge_jax.verify import verify
 
 TORCH_FILES = Path(__file__).parent / "torch_files"
 COUNTER = "vision_model.embeddings.position_ids"
-shared = [name for name, method in METHODS.items() if method.kind == "shared"]
+# Methods that need statistics are merged as trees; slerp takes two experts.
+from_files = [
+    name for name, method in METHODS.items() if "moments" not in method.needs and name != "slerp"
+]
+shared = [name for name in from_files if METHODS[name].kind == "shared"]
+per_task = [name for name in from_files if METHODS[name].kind == "per_task"]
 # One that takes a leaf at a time and one that needs everything.
 both_ways = pytest.mark.parametrize("name", ["task_arithmetic", "ties"])
 
@@ -38,7 +44,10 @@ def written(path, start, experts, config=None):
 
 
 def in_memory(start, experts, name, **options):
-    """The merge by the library's functions on trees; what nobody changed is θ₀'s."""
+    """The merge by the library's functions on trees; what nobody changed is θ₀'s.
+
+    One dictionary of tensors, or one per task.
+    """
     method = METHODS[name]
     scale = options.pop("scale", method.scale)
     wide = any(value.dtype == np.float64 for value in start.values())
@@ -47,9 +56,24 @@ def in_memory(start, experts, name, **options):
                   or v.dtype.kind == "V"}  # fmt: skip
         tau = subtract([{k: one[k] for k in floats} for one in experts], floats)
         parts, trained = split_untrained(floats, tau)
-        merged = add(parts.merged, jax.jit(partial(method.merge, **options))(trained), scale=scale)
-        whole = jax.tree.map(np.asarray, give_back(merged, parts.aside))
-    return start | whole
+        if "leaves" in method.needs:
+            facts = named_leaves({k: v.shape for k, v in floats.items()}, "hugging_face")
+            options["leaves"] = {k: facts[k] for k, v in trained.items() if v is not None}
+        if "pretrained" in method.needs:
+            options["pretrained"] = {k: v for k, v in parts.merged.items() if v is not None}
+        changed = {k: v for k, v in trained.items() if v is not None}
+        result = trained | partial(method.merge, **options)(changed)
+        if method.kind == "shared":
+            return start | _whole(parts, result, scale)
+        return [
+            start | _whole(parts, jax.tree.map(lambda x, k=k: x[k], result), scale)
+            for k in range(len(experts))
+        ]
+
+
+def _whole(parts, result, scale):
+    merged = add(parts.merged, result, scale=scale)
+    return jax.tree.map(np.asarray, give_back(merged, parts.aside))
 
 
 def merged_by_files(out, folders, name, *, names=None, **options):

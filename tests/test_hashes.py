@@ -3,13 +3,19 @@
 import hashlib
 import json
 import os
+import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+from clip_checkpoints import write_safetensors
 
 from symerge_jax.checkpoints import hashes
 from symerge_jax.checkpoints.hashes import hash_files, hashing, remember, sha256, start_hashing
+from symerge_jax.checkpoints.open import open_checkpoint
 from symerge_jax.checkpoints.source import Checkpoint
+from symerge_jax.errors import BadInput
 
 
 @pytest.fixture
@@ -73,3 +79,35 @@ def test_a_damaged_memory_is_forgotten(old, tmp_path, content):
 def test_no_place_for_the_memory_is_no_error(old, tmp_path):
     (tmp_path / "file").write_text("")
     assert run(old, memory=tmp_path / "file" / "memory")[old] == sha256(old)
+
+
+def test_hashes_are_sha256_of_each_file_once(tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", {"w": np.ones(3, np.float32)})
+    (tmp_path / "config.json").write_text("{}")
+    checkpoint = open_checkpoint(tmp_path)
+    with hashing() as pool:
+        found = start_hashing([checkpoint, checkpoint], pool)
+        assert {path.name: future.result() for path, future in found.items()} == {
+            name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+            for name in ("model.safetensors", "config.json")
+        }
+
+
+def test_hashing_a_file_that_is_gone_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match="gone: cannot be read"):
+        sha256(tmp_path / "gone")
+
+
+def test_hashes_nobody_waits_for_are_dropped(monkeypatch):
+    begun, go = [], threading.Event()
+
+    def slow(path):
+        begun.append(path)
+        go.wait(10)
+
+    monkeypatch.setattr(hashes, "sha256", slow)
+    with hashing() as pool:
+        futures = hash_files([Path(str(i)) for i in range(20)], pool)
+    go.set()
+    assert sum(future.cancelled() for future in futures.values()) >= 18
+    assert len(begun) <= 2

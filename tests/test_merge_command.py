@@ -207,7 +207,7 @@ def test_a_scale_that_gives_no_numbers(refusal, scale):
 def test_more_memory_than_allowed(refusal):
     says = refusal("ties", "--max-memory", "10MB")
     assert "--max-memory 10.0 MB: ties of these experts needs about" in says
-    assert "all task vectors at once" in says
+    assert "one tensor of all experts at a time); raise the limit" in says
     assert "about 451." in says
 
 

@@ -18,6 +18,7 @@ from merging import (
     in_memory,
     merged_by_files,
     moved,
+    per_task,
     recorded,
     refusal,
     shared,
@@ -57,6 +58,33 @@ def test_files_merge_as_trees_do(tmp_path, tensors, name, dtype):
     found = clips.read_all(tmp_path / "out" / "model.safetensors")
     assert_close(found, in_memory(start, experts, name), 1e-13 if dtype == "F64" else 1e-6)
     assert (result.merged, result.copied) == (len(start) - 1, 1)
+
+
+@pytest.mark.parametrize("name", per_task)
+def test_files_of_each_task_merge_as_trees_do(tmp_path, tensors, name):
+    experts = [moved(tensors, k) for k in range(3)]
+    merged_by_files(tmp_path / "out", written(tmp_path, tensors, experts), name)
+    for k, expected in enumerate(in_memory(tensors, experts, name)):
+        (folder,) = (tmp_path / "out").glob(f"{k:02d}_*")
+        assert_close(clips.read_all(folder / "model.safetensors"), expected)
+
+
+def test_two_experts_are_joined_on_the_sphere(tmp_path, tensors):
+    experts = [moved(tensors, k) for k in range(2)]
+    merged_by_files(tmp_path / "out", written(tmp_path, tensors, experts), "slerp")
+    found = clips.read_all(tmp_path / "out" / "model.safetensors")
+    assert_close(found, in_memory(tensors, experts, "slerp"))
+
+
+@pytest.mark.parametrize("name", ["tsv_m", "iso_cts"])
+def test_query_key_and_value_can_be_one_matrix(tmp_path, tensors, name):
+    experts = [moved(tensors, k) for k in range(3)]
+    folders = written(tmp_path, tensors, experts)
+    merged_by_files(tmp_path / "out", folders, name, options={"fuse_qkv": True})
+    found = clips.read_all(tmp_path / "out" / "model.safetensors")
+    assert_close(found, in_memory(tensors, experts, name, fuse_qkv=True), 1e-5)
+    apart = in_memory(tensors, experts, name)
+    assert any(np.abs(found[k] - apart[k]).max() > 1e-4 for k in found if "q_proj.weight" in k)
 
 
 @pytest.mark.parametrize("layout", ["hugging_face", "open_clip"])

@@ -7,14 +7,14 @@ from dataclasses import replace
 import clip_checkpoints as clips
 import numpy as np
 import pytest
-from merging import COUNTER, both_ways, merged_by_files, moved, refusal, written
+from merging import COUNTER, both_ways, everyone, merged_by_files, moved, refusal, written
 
 from symerge_jax import merge_files as module
 from symerge_jax.checkpoints.clip_layouts import hugging_face_config
-from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.checkpoints.hashes import sha256
+from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.errors import BadInput
-from symerge_jax.merge import METHODS
+from symerge_jax.merge import METHODS, Method
 from symerge_jax.merge_plan import default_names, forecast, plan
 
 
@@ -93,8 +93,10 @@ def test_memory_grows_with_the_experts_only_where_all_are_held(tmp_path):
     few, many = (plan(folders[0], folders[1][:k]) for k in (2, 4))
     largest = max(leaf.info.nbytes for leaf in few.leaves)
     total = sum(leaf.info.nbytes for leaf in few.leaves)
-    streamed, whole = METHODS["task_arithmetic"], METHODS["ties"]
-    assert forecast(many, streamed) - forecast(few, streamed) == 6 * largest
+    streamed, planned = METHODS["task_arithmetic"], METHODS["ties"]
+    whole = Method(everyone, scale=1.0, working_set=4.0)
+    for method in (streamed, planned):
+        assert forecast(many, method) - forecast(few, method) == 8 * largest
     assert forecast(many, whole) - forecast(few, whole) == 2 * total * whole.working_set
 
 

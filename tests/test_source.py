@@ -1,6 +1,5 @@
 """Opened checkpoints: any dtype bit by bit, read lazily, and never half a file unnoticed."""
 
-import hashlib
 import json
 import os
 import threading
@@ -12,7 +11,6 @@ import pytest
 import safetensors.numpy
 from clip_checkpoints import DTYPES, write_safetensors
 
-from symerge_jax.checkpoints import source
 from symerge_jax.checkpoints.open import open_checkpoint
 from symerge_jax.checkpoints.source import TensorInfo, joined, open_safetensors
 from symerge_jax.errors import BadInput
@@ -290,38 +288,3 @@ def test_a_file_without_tensors_is_refused(tmp_path):
     write_safetensors(tmp_path / "x.safetensors", {}, {"format": "pt"})
     with pytest.raises(BadInput, match="holds no tensors"):
         open_checkpoint(tmp_path / "x.safetensors")
-
-
-# --- hashes -------------------------------------------------------------------------------------
-
-
-def test_hashes_are_sha256_of_each_file_once(tmp_path, tensors):
-    write_safetensors(tmp_path / "model.safetensors", tensors)
-    (tmp_path / "config.json").write_text("{}")
-    checkpoint = open_checkpoint(tmp_path)
-    with source.hashing() as pool:
-        found = source.start_hashing([checkpoint, checkpoint], pool)
-        assert {path.name: future.result() for path, future in found.items()} == {
-            name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-            for name in ("model.safetensors", "config.json")
-        }
-
-
-def test_hashing_a_file_that_is_gone_is_bad_input(tmp_path):
-    with pytest.raises(BadInput, match="gone: cannot be read"):
-        source.sha256(tmp_path / "gone")
-
-
-def test_hashes_nobody_waits_for_are_dropped(monkeypatch):
-    begun, go = [], threading.Event()
-
-    def slow(path):
-        begun.append(path)
-        go.wait(10)
-
-    monkeypatch.setattr(source, "sha256", slow)
-    with source.hashing() as pool:
-        futures = source.hash_files([Path(str(i)) for i in range(20)], pool)
-    go.set()
-    assert sum(future.cancelled() for future in futures.values()) >= 18
-    assert len(begun) <= 2

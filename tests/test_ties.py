@@ -1,24 +1,20 @@
 """TIES and its trimming, by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from from_disk import over_disk
 from trees_close import assert_trees_close, assert_trees_equal
+from two_tasks import TEN, row
 
 from symerge_jax.errors import BadInput
-from symerge_jax.merge.sparsify import keep_largest
-from symerge_jax.merge.ties import AGGREGATES, ties
-
-# Positions: a clear sign, exact cancellation, opposite signs (twice), alone, zeros, opposite signs.
-TEN = {
-    "w": jnp.array(
-        [[1.0, -2, 3, 4, 0.5, 0, 0, 0, 0, 6], [2, 2, -5, 1, 0, 0, 0, 0, 0, -3]], jnp.float32
-    )
-}
+from symerge_jax.merge.sparsify import trim, trim_thresholds
+from symerge_jax.merge.ties import AGGREGATES, plan, ties
 
 
-def row(*values):
-    return {"w": jnp.array(values, jnp.float32)}
+def keep_largest(tau, density, **options):
+    return jnp.stack(trim(tau, trim_thresholds(lambda: iter([("w", tau)]), density, **options)))
 
 
 def test_ties_by_hand():
@@ -102,6 +98,40 @@ def test_ties_counts_extra_zeros_in_its_quantile():
     merged = ties({"w": TAU}, density=0.2, quantile_extra_zeros=10)
     padded = ties({"w": TAU, "z": jnp.zeros((3, 10))}, density=0.2)
     np.testing.assert_array_equal(merged["w"], padded["w"])
+
+
+def test_thresholds_are_those_of_sorting():
+    size = np.sort(np.abs(np.asarray(TAU)), axis=1)
+    for density in (0.05, 0.2, 0.5, 0.99):
+        found = trim_thresholds(lambda: iter([("w", TAU)]), density)
+        np.testing.assert_array_equal(found, size[:, 17 - int(17 * density) - 1])
+
+
+LEAVES = {"a": TAU, "b": TAU.swapaxes(0, 1)[:3, :, None] * 2, "c": TAU[:, 0]}
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_jit_and_leaves_from_disk_change_nothing(aggregate):
+    merged = ties(LEAVES, density=0.3, aggregate=aggregate)
+    assert_trees_equal(over_disk(plan, LEAVES, density=0.3, aggregate=aggregate), merged)
+    jitted = jax.jit(lambda tau: ties(tau, density=0.3, aggregate=aggregate))(LEAVES)
+    assert_trees_close(jitted, merged)
+
+
+def test_the_majority_counts_all_positions_of_large_leaves():
+    # one cancelling entry; the rest of a leaf of many blocks decides its sign
+    rest = np.full((2, 40_000), 1.0, np.float32)
+    rest[:, :19_999] = -1
+    cancels = np.array([[2.0], [-2.0]], np.float32)
+    tau = {"a": jnp.asarray(cancels), "b": jnp.asarray(rest)}
+    assert ties(tau, density=1.0)["a"][0] == 2
+    tau["b"] = -tau["b"]
+    assert ties(tau, density=1.0)["a"][0] == -2
+
+
+def test_an_unknown_aggregate_is_refused():
+    with pytest.raises(BadInput, match="ties: aggregate must be one of mean, sum, max, got 'min'"):
+        over_disk(plan, TEN, aggregate="min")
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5, float("nan")])

@@ -162,8 +162,9 @@ def test_labels_that_train_no_expert(capsys, out, data, labels, says):
         ("--devices 0", "--devices must be at least 1"),
         ("--parallel data", "--parallel data"),
         ("--dtype float16", "float16"),
-        ("--model ViT-B-32", "--model must be tiny-64x3 here, got ViT-B-32"),
-        ("--checkpoints somewhere", "--checkpoints: "),
+        ("--model ViT-B-32", "--model ViT-B-32 needs --checkpoints DIR"),
+        ("--model ViT-B-33", "got ViT-B-33 (did you mean ViT-B-32?)"),
+        ("--checkpoints somewhere", "--checkpoints needs --model"),
     ],
 )
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])

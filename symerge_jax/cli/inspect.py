@@ -59,8 +59,9 @@ def _print_content(console: Console, content: Content) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, pad_edge=False, title=Text(content.path, "bold"),
-                  title_justify="left")  # fmt: skip
+    # A path on one line, however long: people copy it.
+    console.print(Text(content.path, "bold"), soft_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False)
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in content.dtypes.items())
     rows = [
         ("file", content.container),
@@ -90,7 +91,8 @@ def _print_relation(console: Console, contents: Sequence[Content], relation: Rel
     from rich.text import Text
 
     start = relation.pretrained
-    console.print(Text(f"pre-trained (closest to all others): {contents[start].path}"))
+    line = f"pre-trained (closest to all others): {contents[start].path}"
+    console.print(Text(line), soft_wrap=True)
     others = [k for k in range(len(contents)) if k != start]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("expert", "‖τ‖/‖θ₀‖", "unchanged", "left-overs", "descends from it"):

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,11 +56,35 @@ class Settings:
     overwrite: bool = False
     """Replace a model that is there already."""
     density: float | None = None
-    """Fraction of entries each task keeps, in (0, 1]; of ties."""
+    """Fraction of entries that stay, in (0, 1]; of ties, pcb and dare."""
     aggregate: Literal["sum", "mean", "max"] | None = None
     """How agreeing entries are combined; of ties."""
+    variant: str | None = None
+    """Which released form; of pcb, breadcrumbs and slerp."""
+    base: str | None = None
+    """The method inside; of lines, dare, tall_masks and consensus."""
+    beta: float | None = None
+    """What the last block gets more than the first; of lines."""
+    mask_scale: float | None = None
+    """How much of the others a task's own entry must outweigh; of tall_masks and consensus."""
+    threshold: int | None = None
+    """Number of tasks that must use an entry; of consensus."""
+    keep: float | None = None
+    """Fraction of entries to keep, after the largest are removed; of breadcrumbs."""
+    remove: float | None = None
+    """Fraction of the largest entries to remove; of breadcrumbs."""
+    common_fraction: float | None = None
+    """Share of the rank that tasks have in common; of iso_cts."""
+    rescale: Literal["leaf", "global"] | None = None
+    """Whether every tensor or every number counts alike; of emr."""
+    seed: int | None = None
+    """Of the entries that are dropped; of dare."""
+    fuse_qkv: bool = False
+    """Take query, key and value as one matrix, as open_clip stores them; of tsv and iso methods."""
+    conv_as_matrix: bool = False
+    """Take convolutions as matrices too; of tsv and iso methods."""
     quantile_extra_zeros: int | None = None
-    """Zeros that count in the quantile without being stored; of ties."""
+    """Zeros that count in a quantile without being stored; of ties and pcb."""
 
 
 _NOT_OF_A_METHOD = {
@@ -127,16 +152,19 @@ def method_options(settings: Settings, name: str, method: Method) -> dict[str, A
     Raises:
         BadInput: one belongs to another method.
     """
+    from symerge_jax.merge import METHODS
+
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     given = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if field.name not in _NOT_OF_A_METHOD and getattr(settings, field.name) is not None
+        key: value
+        for key, value in values.items()
+        if key not in _NOT_OF_A_METHOD and value is not None and value is not False
     }
-    known = {
-        key
-        for key, parameter in inspect.signature(method.merge).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    known = set(_keywords(method.merge))
+    if "base" in known and settings.base is not None:  # checked by the method
+        base = METHODS.get(settings.base.replace("-", "_"))
+        known |= set() if base is None else set(_keywords(base.merge))
+        given["base"] = settings.base.replace("-", "_")
     for key in given:
         if key not in known:
             has = ", ".join(f"--{k.replace('_', '-')}" for k in sorted(known)) or "none but --scale"
@@ -154,16 +182,28 @@ def check_memory(plan: Plan, name: str, method: Method, limit: int | None) -> No
     from symerge_jax.merge_plan import forecast
 
     need = forecast(plan, method)
-    how = "one tensor of all experts at a time" if method.streams else "all task vectors at once"
+    single = method.streams or method.plan is not None
+    how = "one tensor of all experts at a time" if single else "all task vectors at once"
     say(
         f"{name}: {len(plan.experts)} experts, {len(plan.leaves)} tensors, {how}: "
         f"about {size(need)} of memory"
     )
+    other = "" if single else " or choose a method that takes one tensor at a time"
     if limit is not None and need > limit:
         raise BadInput(
             f"--max-memory {size(limit)}: {name} of these experts needs about {size(need)} "
-            f"({how}); raise the limit or choose a method that takes one tensor at a time"
+            f"({how}); raise the limit{other}"
         )
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    """Returns the options of a method that a person may give."""
+    return [
+        key
+        for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        and key not in ("leaves", "pretrained", "moments")
+    ]
 
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -9,34 +9,38 @@ the majority sign over all parameters, negative if that ties too. The paper aver
 methods: say which one you ran.
 """
 
+from functools import partial, reduce
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from symerge_jax.errors import BadInput
-from symerge_jax.merge.sparsify import check_fraction, keep_largest
-from symerge_jax.notation import Params, TaskVectors
-from symerge_jax.trees import ravel_stacked
+from symerge_jax.merge.leaves import OnLeaf, Passes, over_leaves
+from symerge_jax.merge.reductions import add_on_host, rows, sum_entries
+from symerge_jax.merge.sparsify import check_fraction, trim, trim_thresholds
+from symerge_jax.notation import Array, Float, Int, Params, TaskVectors
 
 AGGREGATES = ("mean", "sum", "max")
+Aggregate = Literal["mean", "sum", "max"]
 
 
 def ties(
     task_vectors: TaskVectors,
     *,
     density: float = 0.2,
-    aggregate: Literal["mean", "sum", "max"] = "mean",
+    aggregate: Aggregate = "mean",
     quantile_extra_zeros: int = 0,
 ) -> Params:
     """Returns the disjoint merge of the trimmed task vectors.
 
-    Needs all K·n numbers at once: the thresholds are global, one per task.
+    The thresholds are global, one per task: four passes over the leaves, see `plan`.
 
     Args:
         task_vectors: τ, leaves [task, ...], floating.
         density: fraction of entries each task keeps, in (0, 1]; k/100 in the paper.
         aggregate: of the entries with the elected sign, their mean, sum or largest magnitude.
-        quantile_extra_zeros: zeros to count in the quantile; see `keep_largest`.
+        quantile_extra_zeros: zeros to count in the quantile; see `trim_thresholds`.
 
     Returns:
         Leaves [...] of the same dtypes.
@@ -44,20 +48,65 @@ def ties(
     Raises:
         BadInput: a density outside (0, 1], an unknown aggregate.
     """
+    return over_leaves(
+        plan,
+        task_vectors,
+        density=density,
+        aggregate=aggregate,
+        quantile_extra_zeros=quantile_extra_zeros,
+    )
+
+
+def plan(
+    passes: Passes,
+    *,
+    density: float = 0.2,
+    aggregate: str = "mean",
+    quantile_extra_zeros: int = 0,
+) -> OnLeaf:
+    """Two passes for the thresholds, one for the majority sign; then leaf by leaf.
+
+    Returns:
+        (path, τ leaf [task, ...]) → τ* leaf [...]. The options are those of `ties`.
+    """
     check_fraction(density, name="density", method="ties")
     if aggregate not in AGGREGATES:
         raise BadInput(f"ties: aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
-    tau, unravel = ravel_stacked(task_vectors)
-    trimmed = keep_largest(tau, density, extra_zeros=quantile_extra_zeros)
-    sign = jnp.sign(trimmed.sum(axis=0, keepdims=True))  # γ
-    majority = jnp.where(sign.sum() > 0, 1, -1).astype(tau.dtype)
+    thresholds = jnp.asarray(trim_thresholds(passes, density, extra_zeros=quantile_extra_zeros))
+    balance = add_on_host(_sign_balance(leaf, thresholds) for _, leaf in passes())
+    majority = jnp.where(jnp.asarray(balance > 0), 1, -1).astype(thresholds.dtype)
+
+    def merge(path: str, leaf: Array) -> Array:
+        del path
+        return _merge(leaf, thresholds, majority, aggregate=aggregate)
+
+    return merge
+
+
+@jax.jit
+def _sign_balance(leaf: Array, thresholds: Float[Array, " task"]) -> Int[Array, ""]:
+    """Σ_p γ_p of one leaf: positions with a positive sum minus those with a negative one."""
+
+    def signs(block: Array) -> Array:
+        return jnp.sign(reduce(jnp.add, trim(block, thresholds))).astype(jnp.int32)
+
+    return sum_entries(signs, rows(leaf))
+
+
+@partial(jax.jit, static_argnames="aggregate")
+def _merge(
+    leaf: Array, thresholds: Float[Array, " task"], majority: Float[Array, ""], *, aggregate: str
+) -> Array:
+    trimmed = trim(leaf, thresholds)
+    sign = jnp.sign(reduce(jnp.add, trimmed))  # γ
     elected = jnp.where(sign == 0, majority, sign)
-    agrees = jnp.sign(trimmed) == elected
-    kept = jnp.where(agrees, trimmed, jnp.zeros_like(trimmed))
+    agrees = [jnp.sign(tau) == elected for tau in trimmed]
+    kept = [jnp.where(agree, tau, 0) for agree, tau in zip(agrees, trimmed, strict=True)]
     if aggregate == "max":
-        return unravel(jnp.abs(kept).max(axis=0) * elected[0])
-    total = kept.sum(axis=0)
-    if aggregate == "sum":
-        return unravel(total)
-    count = agrees.sum(axis=0, dtype=tau.dtype)
-    return unravel(total / jnp.maximum(count, jnp.ones_like(count)))
+        merged = reduce(jnp.maximum, map(jnp.abs, kept)) * elected
+    elif aggregate == "sum":
+        merged = reduce(jnp.add, kept)
+    else:
+        count = reduce(jnp.add, [agree.astype(sign.dtype) for agree in agrees])
+        merged = reduce(jnp.add, kept) / jnp.maximum(count, 1)
+    return merged.astype(leaf.dtype)

@@ -1,0 +1,88 @@
+"""DARE: drop entries of the task vectors at random, rescale the rest, then merge as usual.
+
+Yu et al., "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free
+Lunch", 2024. https://arxiv.org/abs/2311.03099 (equation 1). Each entry stays with probability
+1 − p and is multiplied by 1 / (1 − p), so that its expectation is unchanged; `density` is 1 − p.
+
+The key of a leaf's task is made of the seed, the leaf's path and the task's place, so the result
+does not depend on the order of leaves or on which of them are merged together. The paper drops
+nine entries of ten from language models; one of two is the usual default for image encoders.
+"""
+
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from symerge_jax.merge.leaves import OnLeaf, Passes, over_leaves
+from symerge_jax.merge.sparsify import check_fraction
+from symerge_jax.merge.wrapped import plan_inner
+from symerge_jax.notation import Array, Params, TaskVectors
+from symerge_jax.trees import wide
+
+
+def dare(
+    task_vectors: TaskVectors,
+    *,
+    density: float = 0.5,
+    base: str = "task_arithmetic",
+    seed: int = 0,
+    **options: Any,
+) -> Params:
+    """Returns the base's merge of the thinned task vectors.
+
+    Args:
+        task_vectors: τ, leaves [task, ...], floating.
+        density: probability 1 − p with which an entry stays, in (0, 1].
+        base: the shared method that merges, an entry of `METHODS`.
+        seed: of the draws; the same seed gives the same result.
+        options: of the base.
+
+    Returns:
+        Leaves [...] of the same dtypes.
+
+    Raises:
+        BadInput: a density outside (0, 1], an unknown base or option of it.
+    """
+    return over_leaves(plan, task_vectors, density=density, base=base, seed=seed, **options)
+
+
+def plan(
+    passes: Passes,
+    *,
+    density: float = 0.5,
+    base: str = "task_arithmetic",
+    seed: int = 0,
+    **options: Any,
+) -> OnLeaf:
+    """The passes of the base, none for task arithmetic; then leaf by leaf.
+
+    Returns:
+        (path, τ leaf [task, ...]) → τ* leaf [...]. The options are those of `dare`.
+    """
+    check_fraction(density, name="density", method="dare")
+    key = jax.random.key(seed)
+
+    def thin(path: str, leaf: Array) -> Array:
+        place = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        return _thinned(leaf, place, density=float(density))
+
+    def thinned() -> Iterator[tuple[str, Array]]:
+        for path, leaf in passes():
+            yield path, thin(path, leaf)
+
+    inner = plan_inner(thinned, base=base, method="dare", leaves=None, options=options)
+    return lambda path, leaf: inner(path, thin(path, leaf))
+
+
+@partial(jax.jit, static_argnames="density")
+def _thinned(leaf: Array, key: Array, *, density: float) -> Array:
+    def one(k: int) -> Array:
+        stays = jax.random.bernoulli(jax.random.fold_in(key, k), density, leaf.shape[1:])
+        tau = leaf[k].astype(wide(leaf.dtype))
+        return jnp.where(stays, tau / density, jnp.zeros_like(tau)).astype(leaf.dtype)
+
+    return jnp.stack([one(k) for k in range(leaf.shape[0])])

@@ -1,0 +1,80 @@
+"""DARE: what is dropped, what stays, and that nothing but the seed decides."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from from_disk import over_disk
+from trees_close import assert_trees_close, assert_trees_equal
+
+from symerge_jax.errors import BadInput
+from symerge_jax.merge.dare import dare, plan
+from symerge_jax.merge.task_arithmetic import task_arithmetic
+from symerge_jax.merge.ties import ties
+
+RNG = np.random.default_rng(8)
+TAU = {
+    "a": jnp.asarray(RNG.normal(size=(3, 40, 50)), jnp.float32),
+    "b": {"c": jnp.asarray(RNG.normal(size=(3, 70)), jnp.float32)},
+}
+
+
+def test_density_one_is_the_base():
+    assert_trees_equal(dare(TAU, density=1.0), task_arithmetic(TAU))
+    assert_trees_equal(dare(TAU, density=1.0, base="ties"), ties(TAU))
+
+
+def test_an_entry_is_dropped_or_divided_by_the_density():
+    ones = {"w": jnp.ones((1, 30_000))}
+    kept = np.asarray(dare(ones, density=0.2)["w"])
+    np.testing.assert_array_equal(np.unique(kept), [0, 5])
+    # six standard deviations of a binomial share
+    assert abs((kept > 0).mean() - 0.2) < 6 * (0.2 * 0.8 / 30_000) ** 0.5
+
+
+def test_tasks_and_leaves_drop_different_entries():
+    ones = {"u": jnp.ones((2, 4000)), "v": jnp.ones((2, 4000))}
+    both = dare(ones)
+    alike = np.mean(np.asarray(both["u"]) == np.asarray(both["v"]))
+    assert 0.25 < alike < 0.5  # 3/8 by chance
+    values = np.asarray(both["u"])
+    assert (values == 2).any()  # kept for one task alone
+    assert set(np.unique(values)) == {0, 2, 4}
+
+
+def test_the_mean_over_seeds_is_the_base():
+    tau = {"w": jnp.array([[1.0, -2.0, 3.0], [0.5, 0.0, -1.0]])}
+    draws = np.stack([dare(tau, seed=s)["w"] for s in range(100)])
+    error = draws.std(axis=0) / 10
+    np.testing.assert_array_less(np.abs(draws.mean(axis=0) - tau["w"].sum(0)), 5 * error + 1e-6)
+
+
+def test_only_the_seed_changes_the_draw():
+    assert_trees_equal(dare(TAU, seed=3), dare(TAU, seed=3))
+    assert not np.array_equal(dare(TAU, seed=3)["a"], dare(TAU, seed=4)["a"])
+    assert_trees_equal(dare({"b": TAU["b"]})["b"], dare(TAU)["b"])  # other leaves play no part
+
+
+def test_a_fixed_draw_scales_with_the_task_vectors():
+    scaled = dare(jax.tree.map(lambda x: -4 * x, TAU))
+    assert_trees_equal(scaled, jax.tree.map(lambda x: -4 * x, dare(TAU)))
+
+
+@pytest.mark.parametrize("base", ["task_arithmetic", "ties"])
+def test_jit_and_leaves_from_disk_change_nothing(base):
+    merged = dare(TAU, base=base)
+    assert_trees_equal(over_disk(plan, TAU, base=base), merged)
+    assert_trees_close(jax.jit(lambda tau: dare(tau, base=base))(TAU), merged)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"density": 0.0}, r"dare: density must lie in \(0, 1\], got 0.0"),
+        ({"base": "dare"}, "dare: base must be one of the shared methods .*, got 'dare'"),
+        ({"rho": 0.5}, "dare: the base task_arithmetic has no option 'rho'; it has none"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(BadInput, match=message):
+        dare(TAU, **options)
