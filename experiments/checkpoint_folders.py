@@ -193,7 +193,7 @@ def read(
     stacked, classes = stack_heads(heads)
     name = f"{loaded.vision} {digest(tower)} {dtype}"
     return Read(
-        Model(encoder(loaded.vision, dtype), tower, name),
+        Model(encoder(loaded.vision, dtype), tower, name, loaded.vision),
         loaded,
         Experts(experts, heads, heads, tau, stacked, classes),
     )

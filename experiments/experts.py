@@ -13,6 +13,7 @@ from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import Recipe, finetune
+from symerge_jax.models.clip_config import VisionConfig
 from symerge_jax.models.heads import Head, normalised_head, stack_heads
 from symerge_jax.notation import Array, Params, TaskVectors
 from symerge_jax.parallel import Device, run_jobs
@@ -28,11 +29,13 @@ class Model(NamedTuple):
         encode: (θ, images uint8) → features.
         pretrained: θ₀.
         name: tells encoder and weights apart in cache keys.
+        vision: sizes of the image tower, for methods that look inside.
     """
 
     encode: Callable[[Params, Any], Array]
     pretrained: Params
     name: str
+    vision: VisionConfig | None = None
 
 
 class Experts(NamedTuple):

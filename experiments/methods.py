@@ -8,6 +8,8 @@ adapts (`run_method`) receives images and what experts say about them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache as memoise
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import jax
 import numpy as np
 
 from experiments.experts import Experts, Model
+from experiments.statistics import moments
 from experiments.tasks.images import Task
 from symerge_jax import __version__
 from symerge_jax.adapt.adamerging import adamerging
@@ -26,11 +29,13 @@ from symerge_jax.classifier import logits_of
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import Recipe
+from symerge_jax.leaf_facts import tower_leaves
 from symerge_jax.merge import METHODS
 from symerge_jax.metrics import accuracy, expected_calibration_error
 from symerge_jax.models.heads import Head, normalised_head, stack_heads
 from symerge_jax.notation import Array, Params
 from symerge_jax.task_vectors import add
+from symerge_jax.tune import tune_scale
 
 ADAPTIVE = (
     "adamerging",
@@ -42,10 +47,15 @@ ADAPTIVE = (
 )
 JOINT = ("adamerging", "adamerging_taskwise")  # two half batches per task and iteration
 KNOWN = ("pretrained", "individual", *METHODS, *ADAPTIVE)
-# Scales to choose from on validation images; the smallest best one wins.
+# Scales to choose from on validation images, each method's own grid in the literature; the smallest
+# best one wins.
+TENTHS = tuple(np.arange(1, 11) / 10)
 SCALES = {
-    "task_arithmetic": (0.05, *(np.arange(1, 11) / 10)),
+    "task_arithmetic": (0.05, *TENTHS),
     "ties": tuple(np.arange(1, 16) / 10),
+    "pcb": tuple(np.arange(1, 16) / 10),
+    "lot": tuple(np.arange(1, 21) / 10),
+    **dict.fromkeys(("tsv_m", "iso_c", "iso_cts"), tuple(np.arange(1, 31) / 10)),
 }
 
 
@@ -162,22 +172,72 @@ def training_free(model: Model, seed: Seed, tasks: Sequence[Task], method: str) 
     elif method == "pretrained":
         params, (heads, classes) = [model.pretrained] * count, stack_heads(experts.first_heads)
     else:
-        merged = jax.jit(METHODS[method].merge)(experts.task_vectors)
+        merged = merge(model, experts, tasks, method)
         scale = METHODS[method].scale
         if METHODS[method].tunes_scale:
-            best = validation_accuracies(model, experts.params, heads, classes, tasks)
-            tried = {
-                float(s): float(np.mean(validation_accuracies(
-                    model, [moved(model.pretrained, merged, scale=s)] * count,
-                    heads, classes, tasks,
-                ) / np.maximum(best, 1e-9)))
-                for s in SCALES[method]
-            }  # fmt: skip
-            scale = max(tried, key=lambda s: (tried[s], -s))
+            scale = tuned(model, experts, merged, SCALES.get(method, TENTHS), tasks)
             note = f"{method}: scale {scale:g} chosen on validation images"
-        params = [moved(model.pretrained, merged, scale=scale)] * count
+        if METHODS[method].kind == "per_task":
+            own = partial(take, merged)
+            params = [moved(model.pretrained, own(k), scale=scale) for k in range(count)]
+        else:
+            params = [moved(model.pretrained, merged, scale=scale)] * count
     scores = score(model, params, heads, classes, tasks)
     return Outcome(method, seed.number, False, scores, note=note)
+
+
+@jax.jit
+def take(stacked: Params, k: int) -> Params:
+    """Returns task k's leaves."""
+    return jax.tree.map(lambda leaf: leaf[k], stacked)
+
+
+def merge(model: Model, experts: Experts, tasks: Sequence[Task], method: str) -> Params:
+    """Returns τ*, unscaled, with all that the method needs beside the task vectors."""
+    entry, more = METHODS[method], {}
+    if "leaves" in entry.needs:
+        more["leaves"] = tower_leaves(model.pretrained)
+    if "pretrained" in entry.needs:
+        more["pretrained"] = model.pretrained
+    if "moments" in entry.needs:
+        more["moments"] = moments(model, experts, tasks, method)
+    # These have small programs of their own; as one program they take minutes to compile.
+    own_programs = entry.plan is not None or "leaves" in entry.needs or "moments" in entry.needs
+    run = entry.merge if own_programs else jax.jit(entry.merge)
+    return run(experts.task_vectors, **more)
+
+
+def tuned(
+    model: Model,
+    experts: Experts,
+    merged: Params,
+    scales: Sequence[float],
+    tasks: Sequence[Task],
+) -> float:
+    """Returns the scale that is best on validation images; the whole grid is one program."""
+    heads, classes = experts.stacked, experts.classes
+    return tune_scale(
+        with_head(model.encode),
+        model.pretrained,
+        merged,
+        scales,
+        [padded(heads, classes, k) for k in range(len(tasks))],
+        [task.validation.images for task in tasks],
+        [task.validation.labels for task in tasks],
+        reference=validation_accuracies(model, experts.params, heads, classes, tasks),
+    ).scale
+
+
+@memoise
+def with_head(encode: Callable[[Params, Array], Array]) -> Callable[[Any, Array], Array]:
+    """Returns ((θ, (head, classes)), images) → logits, as `tune_scale` asks."""
+    logits = logits_of(encode)
+
+    def apply(model: tuple[Params, tuple[Head, Array]], images: Array) -> Array:
+        params, (head, classes) = model
+        return logits((params, head, classes), images)
+
+    return apply
 
 
 def halves(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -126,6 +126,7 @@ def main(settings: Settings) -> int:
                     encoder(base.config.vision, settings.dtype),
                     base.params["vision"],
                     f"{base.card['sha256']} {settings.dtype}",
+                    base.config.vision,
                 ),
                 base.config.vision,
                 base.config.vision,
@@ -191,7 +192,9 @@ def chosen_methods(settings: Settings) -> list[str]:
     """Returns the methods in table order; the experts are always there, to compare with."""
     names = [name.replace("-", "_") for name in settings.methods or DEFAULT]
     if names == ["all"]:
-        names = list(KNOWN)
+        names = [name for name in KNOWN if name != "slerp"]
+    if "slerp" in names and len(chosen_tasks(settings)) != 2:
+        raise BadInput("--methods slerp joins two experts; give two --tasks, or leave it out")
     for name in names:
         check_known(name, KNOWN, "method")
     return [name for name in KNOWN if name in {*names, "individual"}]

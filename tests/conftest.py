@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+from pathlib import Path
 
 # Before jax is imported: tests are small, and an accelerator may be busy or absent.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -39,16 +40,18 @@ for _name in _RELAXED:
     setattr(optax, _name, _relaxed(getattr(optax, _name)))
 
 
+# Tests make the same small programs again and again, each worker for itself; one folder for all of
+# them saves most of the time of a run. What cannot be stored is compiled again.
+# The commands under test keep theirs in the same place, and nothing in the person's own cache.
+_HOME = Path(__file__).parents[1] / ".pytest_cache" / "home"
+os.environ["XDG_CACHE_HOME"] = str(_HOME)
+jax.config.update("jax_compilation_cache_dir", str(_HOME / "symerge_jax" / "compiled"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
 @pytest.fixture(autouse=True)
 def strict_jax():
     """Dtypes and ranks are promoted where the code says so, and nowhere else."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Keeps what commands remember between runs out of the person's own cache folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
