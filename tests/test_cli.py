@@ -181,3 +181,9 @@ def test_as_a_module():
     assert done.returncode == 2
     assert done.stderr.startswith("symerge: error: unknown option --colour")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_page_of_methods_is_the_rendered_one(capsys):
+    assert cli.main(["methods", "--markdown"]) == 0
+    page = Path(__file__).parents[1] / "docs" / "methods.md"
+    assert capsys.readouterr().out == page.read_text(encoding="utf-8")

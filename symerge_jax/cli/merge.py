@@ -143,6 +143,11 @@ def find_method(name: str) -> tuple[str, Method]:
         raise BadInput(
             f"unknown method {name!r}{nearest(key, METHODS)}; `symerge methods` lists them"
         )
+    if "moments" in METHODS[key].needs:
+        raise BadInput(
+            f"{key} takes statistics of each expert on images, which this command does not read; "
+            f"`python -m experiments.vision --methods {key}` makes them and merges"
+        )
     return key, METHODS[key]
 
 
