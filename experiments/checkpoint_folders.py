@@ -168,13 +168,14 @@ def read(
     say(f"checkpoints: {found.layout} layout, pre-trained {found.pretrained}")
     paths = [place.encoder for place in found.experts]
     planned = plan(found.pretrained, paths, [row.key for row in sets])
-    loaded = load_clip(planned.pretrained)
+    text = any(place.head is None for place in found.experts)
+    loaded = load_clip(planned.pretrained, text=text)
     for note in loaded.notes:
         say(f"{found.pretrained}: {note}")
     _check_preset(found.pretrained, loaded, model)
     tower = computable(loaded.params["vision"])
     heads = [
-        _head(place, row, reader, found)
+        _head(place, row, reader, loaded)
         for place, row, reader in zip(found.experts, sets, readers, strict=True)
     ]
     for head, row, place in zip(heads, sets, found.experts, strict=True):
@@ -219,10 +220,10 @@ class _Towers(Sequence[Params]):
         return (self[k] for k in range(len(self)))
 
 
-def _head(place: Place, row: ClipSet, reader: Reader, found: Folder) -> Head:
+def _head(place: Place, row: ClipSet, reader: Reader, loaded: Loaded) -> Head:
     if place.head is not None:
         return _arrays(read_head(place.head))
-    return build_head(row, reader.names, found.pretrained)
+    return build_head(row, reader.names, loaded)
 
 
 def _arrays(stored: StoredHead) -> Head:

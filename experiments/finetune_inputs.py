@@ -24,11 +24,10 @@ from symerge_jax.data.image_cache import files_key
 from symerge_jax.data.meta import read_meta
 from symerge_jax.errors import BadInput
 from symerge_jax.evaluate import predict
-from symerge_jax.models.clip import encode_text
 from symerge_jax.models.clip_config import PRESETS, VisionConfig
-from symerge_jax.models.heads import Head, Template, zero_shot_head
-from symerge_jax.models.tokenizer import clip_tokenizer
+from symerge_jax.models.heads import Head, Template
 from symerge_jax.notation import Params
+from symerge_jax.text_heads import head_from_text
 
 TINY = tiny.Settings.model
 _TEMPLATES = ("a photo of a {}.",)  # for a folder of one's own that names none
@@ -203,17 +202,7 @@ def _zero_shot(start: Start, data: TaskData) -> Head:
     if data.clip_set is not None:
         return clip_heads.build_head(data.clip_set, data.names, start.path)
     assert data.prompts is not None
-    loaded = load_clip(start.loaded.source, text=True)
-    assert loaded.text is not None
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), loaded.params["text"])
-    read = jax.jit(encode_text(loaded.text))
-    place = loaded.source.parts[0].path.parent  # of the vocabulary
-    return zero_shot_head(
-        lambda tokens: read(params, tokens),
-        clip_tokenizer(place, length=loaded.text.length),
-        *data.prompts,
-        scale=np.exp(np.float32(loaded.params["logit_scale"])),
-    )
+    return head_from_text(load_clip(start.loaded.source, text=True), *data.prompts)
 
 
 def _squares(images: Images, rows: np.ndarray, size: int) -> np.ndarray:

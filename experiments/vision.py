@@ -14,8 +14,8 @@ one half of the test images and scored on the other: the held-out accuracy. With
 (layouts: checkpoint_folders.py) nothing is fine-tuned: experts and heads are read, and the settings
 are the paper's. `python -m experiments.prepare vision` gets the files.
 
-Expected: on one H200 about 90.1 for SyMerge with ViT-B/32 on 8 tasks (the paper's Table 1); for the
-rest, the tables in README.md, rendered from experiments/results/vision/.
+Expected: the tables in README.md, rendered from experiments/results/vision/. For the paper's
+experts its Table 1, 90.1 for SyMerge with ViT-B/32 on 8 tasks; no record of ours holds that yet.
 """
 
 from __future__ import annotations

@@ -33,11 +33,10 @@ from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
 from symerge_jax.inputs import read_inputs
 from symerge_jax.merge_plan import Plan, plan
-from symerge_jax.models.clip import encode_text
-from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads, zero_shot_head
-from symerge_jax.models.tokenizer import clip_tokenizer
+from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads
 from symerge_jax.notation import Params
 from symerge_jax.score import computable, logits_on
+from symerge_jax.text_heads import head_from_text
 from symerge_jax.verify import write_reference
 
 METHODS = (
@@ -191,21 +190,8 @@ def _head(task: TaskEntry, pretrained: Loaded) -> StoredHead:
         return read_head(task.head)
     assert task.classes is not None
     assert task.templates is not None
-    if pretrained.text is None:
-        raise BadInput(
-            f"task {task.name}: a head from class names needs the text tower, which "
-            f"{pretrained.source.path} lacks; give a full CLIP model as pretrained, or head = …"
-        )
+    head = head_from_text(pretrained, task.classes, task.templates)
     place = pretrained.source.parts[0].path.parent
-    text, config = computable(pretrained.params["text"]), pretrained.text
-    apply = jax.jit(encode_text(config))
-    head = zero_shot_head(
-        lambda tokens: apply(text, tokens),
-        clip_tokenizer(place, length=config.length),
-        task.classes,
-        task.templates,
-        scale=np.exp(np.float32(pretrained.params["logit_scale"])),
-    )
     return StoredHead({k: np.asarray(v) for k, v in head.items()}, task.classes, place)
 
 

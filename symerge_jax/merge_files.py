@@ -29,7 +29,7 @@ from symerge_jax.checkpoints.source import (
 from symerge_jax.errors import BadInput
 from symerge_jax.leaf_facts import named_leaves
 from symerge_jax.merge import METHODS, Method
-from symerge_jax.merge_plan import Leaf, Plan
+from symerge_jax.merge_plan import Leaf, Plan, takes_one_leaf
 from symerge_jax.notation import Array
 from symerge_jax.task_vectors import widen
 from symerge_jax.trees import wide
@@ -153,11 +153,9 @@ _Steps: TypeAlias = Iterator[_Step]
 
 def _steps(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
     """Chooses how to go over the leaves: the way that holds least."""
-    if options.get("fuse_qkv"):  # one matrix of three leaves
+    if not takes_one_leaf(method, options):
         return _at_once(plan, method, options, scale)
-    if method.plan is not None:
-        return _planned(plan, method, options, scale)
-    return (_streamed if method.streams else _at_once)(plan, method, options, scale)
+    return (_streamed if method.plan is None else _planned)(plan, method, options, scale)
 
 
 def _streamed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:

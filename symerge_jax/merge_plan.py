@@ -5,7 +5,7 @@ Checkpoints are opened and compared here, tensor by tensor, before any number is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -194,13 +194,19 @@ def _is_float(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-def forecast(plan: Plan, method: Method) -> int:
+def takes_one_leaf(method: Method, options: Mapping[str, Any]) -> bool:
+    """Whether one leaf of all experts is held at a time, or all of them."""
+    # Query, key and value as one matrix are three leaves.
+    return not options.get("fuse_qkv") and (method.streams or method.plan is not None)
+
+
+def forecast(plan: Plan, method: Method, options: Mapping[str, Any] | None = None) -> int:
     """Returns the peak memory of a merge in bytes, as far as the tensors decide it."""
     widths = [
         int(np.prod(leaf.info.shape, dtype=np.int64)) * np.dtype(wide(leaf.info.dtype)).itemsize
         for leaf in plan.leaves
     ]
     models = len(plan.experts) + 2
-    if method.streams or method.plan is not None:
+    if takes_one_leaf(method, options or {}):
         return RUNTIME_BYTES + 4 * models * max(widths)
     return RUNTIME_BYTES + int(sum(widths) * len(plan.experts) * method.working_set)

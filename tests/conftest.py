@@ -55,3 +55,20 @@ def strict_jax():
     """Dtypes and ranks are promoted where the code says so, and nowhere else."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A tiny CLIP, experts, heads and images as files; see tiny_experts.py."""
+    import tiny_experts
+
+    return tiny_experts.made(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory):
+    """Compiles what commands under test run quickly, and keeps it; see commands.py."""
+    import commands
+
+    with commands.separate(tmp_path_factory.getbasetemp()):
+        yield

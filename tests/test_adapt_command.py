@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-import commands
 import jax
 import ml_dtypes
 import numpy as np
@@ -31,20 +30,11 @@ from symerge_jax.evaluate import predict
 from symerge_jax.finetune import Recipe, finetune
 from symerge_jax.models.heads import normalised_head
 
+pytestmark = pytest.mark.usefixtures("separate")
+
 PACKS = Path(os.environ.get("SYMERGE_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 WEIGHTS = {"open_clip": "open_clip_model.safetensors", "hugging_face": "model.safetensors"}
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def separate(tmp_path_factory):
-    with commands.separate(tmp_path_factory.getbasetemp()):
-        yield
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return tiny_experts.made(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

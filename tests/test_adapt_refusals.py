@@ -2,29 +2,18 @@
 
 import shutil
 
-import commands
 import numpy as np
 import pytest
 import safetensors.numpy
-import tiny_experts
 from commands import contents, refused, symerge
 from tiny_experts import LAYOUTS, write_tasks, zero_shot
 
 from symerge_jax import adapt_files
 from symerge_jax.cli.progress import Bars
 
+pytestmark = pytest.mark.usefixtures("separate")
+
 WEIGHTS = {"open_clip": "open_clip_model.safetensors", "hugging_face": "model.safetensors"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def separate(tmp_path_factory):
-    with commands.separate(tmp_path_factory.getbasetemp()):
-        yield
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return tiny_experts.made(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import commands
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-import tiny_experts
 from commands import refused, symerge
 from tiny_experts import LAYOUTS
 
@@ -18,21 +16,12 @@ from symerge_jax.checkpoints.open import load_clip, open_checkpoint
 from symerge_jax.classifier import encoder
 from symerge_jax.evaluate import predict
 
+pytestmark = pytest.mark.usefixtures("separate")
+
 TORCH_FILES = Path(__file__).parent / "torch_files"
 FILES = {"open_clip": "open_clip_model.safetensors", "hugging_face": "model.safetensors"}
 TO = {"open_clip": "open_clip", "hugging_face": "hf"}
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def separate(tmp_path_factory):
-    with commands.separate(tmp_path_factory.getbasetemp()):
-        yield
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return tiny_experts.made(tmp_path_factory.getbasetemp())
 
 
 def other(layout):

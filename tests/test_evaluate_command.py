@@ -2,11 +2,9 @@
 
 import shutil
 
-import commands
 import numpy as np
 import pytest
 import safetensors.numpy
-import tiny_experts
 from commands import contents, refused, symerge
 from tiny_experts import CLASSES, PER_CLASS, TASKS, VISION
 
@@ -15,16 +13,7 @@ from symerge_jax.checkpoints.open import load_clip
 from symerge_jax.classifier import encoder
 from symerge_jax.evaluate import predict
 
-
-@pytest.fixture(scope="module", autouse=True)
-def separate(tmp_path_factory):
-    with commands.separate(tmp_path_factory.getbasetemp()):
-        yield
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return tiny_experts.made(tmp_path_factory.getbasetemp())
+pytestmark = pytest.mark.usefixtures("separate")
 
 
 @pytest.fixture(scope="session")

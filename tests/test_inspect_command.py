@@ -17,11 +17,6 @@ from tiny_experts import TASKS
 TORCH_FILES = Path(__file__).parent / "torch_files"
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return tiny_experts.made(tmp_path_factory.getbasetemp())
-
-
 def save(path, **tensors):
     arrays = {name.replace("__", "."): np.asarray(value) for name, value in tensors.items()}
     safetensors.numpy.save_file(arrays, path)

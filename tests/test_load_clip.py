@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from symerge_jax.checkpoints import open as open_module
 from symerge_jax.checkpoints.clip import to_open_clip
 from symerge_jax.checkpoints.clip_layouts import hugging_face_config
 from symerge_jax.checkpoints.open import load_clip
+from symerge_jax.data import preprocess
 from symerge_jax.errors import BadInput
 from symerge_jax.models.clip import PRESETS, param_shapes
 
@@ -112,3 +114,7 @@ def test_a_config_with_impossible_sizes_is_named(tmp_path, tensors, config, chan
     with pytest.raises(BadInput, match="m: |m/config.json: ") as caught:
         load_clip(folder)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_preprocessing_is_compared_with_what_is_applied():
+    assert (open_module._MEAN, open_module._STD) == (preprocess.CLIP_MEAN, preprocess.CLIP_STD)

@@ -3,11 +3,9 @@
 import json
 import shutil
 
-import commands
 import numpy as np
 import pytest
 import safetensors.numpy
-import tiny_experts
 from commands import contents, refused, symerge
 from tiny_experts import CLASSES, LAYOUTS, TASKS
 
@@ -16,18 +14,9 @@ from symerge_jax.cli.merge import parse_size, size
 from symerge_jax.errors import BadInput
 from symerge_jax.merge import METHODS
 
+pytestmark = pytest.mark.usefixtures("separate")
+
 FILES = {"open_clip": "open_clip_model.safetensors", "hugging_face": "model.safetensors"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def separate(tmp_path_factory):
-    with commands.separate(tmp_path_factory.getbasetemp()):
-        yield
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return tiny_experts.made(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -3,18 +3,13 @@
 import json
 import shutil
 
-import commands
 import pytest
 import tiny_experts
 from commands import contents, refused, symerge
 
 from symerge_jax import verify as verification
 
-
-@pytest.fixture(scope="module", autouse=True)
-def separate(tmp_path_factory):
-    with commands.separate(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("separate")
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,12 @@ from symerge_jax.checkpoints.open import open_checkpoint
 from symerge_jax.cli.errors import nearest
 from symerge_jax.cli.programs import keep_own_programs, own_cache
 from symerge_jax.errors import BadInput
+from symerge_jax.inspect_files import FAR
 
 if TYPE_CHECKING:  # JAX loads while the files are being hashed
     from symerge_jax.merge import Method
     from symerge_jax.merge_files import Merged
     from symerge_jax.merge_plan import Plan
-
-# ‖τ‖ / ‖θ₀‖: fine-tuning gives a few percent; two models trained from scratch differ by about √2.
-FAR = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +102,7 @@ def main(settings: Settings) -> None:
         name, method = find_method(settings.method)
         options = method_options(settings, name, method)
         plan = merge_plan.plan(sources[0], sources[1:], settings.names)
-        check_memory(plan, name, method, limit)
+        check_memory(plan, name, method, options, limit)
         keep_own_programs()
         with _Bar(name, len(plan.leaves)) as bar:
             merged = merge_files.merge_files(
@@ -170,6 +168,7 @@ def method_options(settings: Settings, name: str, method: Method) -> dict[str, A
         base = METHODS.get(settings.base.replace("-", "_"))
         known |= set() if base is None else set(_keywords(base.merge))
         given["base"] = settings.base.replace("-", "_")
+    known &= set(values)
     for key in given:
         if key not in known:
             has = ", ".join(f"--{k.replace('_', '-')}" for k in sorted(known)) or "none but --scale"
@@ -177,17 +176,19 @@ def method_options(settings: Settings, name: str, method: Method) -> dict[str, A
     return given
 
 
-def check_memory(plan: Plan, name: str, method: Method, limit: int | None) -> None:
+def check_memory(
+    plan: Plan, name: str, method: Method, options: dict[str, Any], limit: int | None
+) -> None:
     """Says what the merge will need, before it starts.
 
     Raises:
         BadInput: more than `limit` bytes.
     """
     from symerge_jax.cli.progress import say
-    from symerge_jax.merge_plan import forecast
+    from symerge_jax.merge_plan import forecast, takes_one_leaf
 
-    need = forecast(plan, method)
-    single = method.streams or method.plan is not None
+    need = forecast(plan, method, options)
+    single = takes_one_leaf(method, options)
     how = "one tensor of all experts at a time" if single else "all task vectors at once"
     say(
         f"{name}: {len(plan.experts)} experts, {len(plan.leaves)} tensors, {how}: "
@@ -207,7 +208,6 @@ def _keywords(function: Callable[..., Any]) -> list[str]:
         key
         for key, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        and key not in ("leaves", "pretrained", "moments")
     ]
 
 

@@ -100,5 +100,8 @@ def _section(name: str, method: Method) -> str:
     if method.needs:
         lines.append(f"Needs: {'; '.join(needs[need] for need in method.needs)}.")
     if method.kind == "per_task":
-        lines.append("Gives one encoder per task, stored as one vector with masks or factors.")
+        lines.append(
+            "Gives one encoder per task. `compress` keeps one vector with masks, or factors; "
+            "`symerge merge` writes a whole model per task."
+        )
     return "\n".join([*lines, ""])
