@@ -190,7 +190,10 @@ def _head(task: TaskEntry, pretrained: Loaded) -> StoredHead:
         return read_head(task.head)
     assert task.classes is not None
     assert task.templates is not None
-    head = head_from_text(pretrained, task.classes, task.templates)
+    try:
+        head = head_from_text(pretrained, task.classes, task.templates)
+    except BadInput as error:
+        raise BadInput(f"task {task.name}: {error}") from None
     place = pretrained.source.parts[0].path.parent
     return StoredHead({k: np.asarray(v) for k, v in head.items()}, task.classes, place)
 

@@ -115,8 +115,8 @@ def test_an_expert_in_place_of_a_head(refusal, tiny):
 
 def test_class_names_without_a_text_tower(refusal, tiny):
     says = refusal(change={"fruit": zero_shot("fruit")})
-    assert "task fruit: a head from class names needs the text tower" in says
-    assert f"which {tiny.base['open_clip']} lacks; give a full CLIP model as pretrained" in says
+    assert f"task fruit: {tiny.base['open_clip']}: has no text tower, which a head from" in says
+    assert "give a whole CLIP model as the pre-trained one, or the head as a file" in says
 
 
 def test_class_names_without_a_vocabulary(refusal, tmp_path, tiny):
