@@ -1,17 +1,16 @@
 """What each row of a vision table does: merge or adapt, then score on the test images.
 
 Shared by the vision experiments. Labels are read in two places only: `score` on the test images, at
-the end, and `validation_accuracies`, where the scale of a training-free method is chosen. What
+the end, and `tuned`, where the scale of a training-free method is chosen on validation images. What
 adapts (`run_method`) receives images and what experts say about them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache as memoise
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +29,7 @@ from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import Recipe
 from symerge_jax.leaf_facts import tower_leaves
-from symerge_jax.merge import METHODS
+from symerge_jax.merge import METHODS, stored_bytes
 from symerge_jax.metrics import accuracy, expected_calibration_error
 from symerge_jax.models.heads import Head, normalised_head, stack_heads
 from symerge_jax.notation import Array, Params
@@ -97,7 +96,17 @@ class Scored(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one method gave under one seed; `half` if it adapted on half of the test images."""
+    """What one method gave under one seed.
+
+    Attributes:
+        method: its key.
+        seed: of the experts.
+        half: whether it adapted on half of the test images.
+        scores: per task.
+        adapted: of a method that learns.
+        note: what was chosen on the way.
+        stored: encoders' worth of numbers that serve all tasks.
+    """
 
     method: str
     seed: int
@@ -105,8 +114,10 @@ class Outcome(NamedTuple):
     scores: list[Scored]
     adapted: Adapted | None = None
     note: str | None = None
+    stored: float = 1.0
 
 
+Tune = Literal["labels", "agreement", "none"]
 moved = jax.jit(add)
 
 
@@ -139,12 +150,15 @@ def logits_on(
 
 
 def score(
-    model: Model, params: Sequence[Params], heads: Head, classes: Array, tasks: Sequence[Task]
+    model: Model, params: Iterable[Params], heads: Head, classes: Array, tasks: Sequence[Task]
 ) -> list[Scored]:
-    """Scores each task's test images with its own encoder (often one and the same) and head."""
+    """Scores each task's test images with its own encoder (often one and the same) and head.
+
+    Encoders are taken one at a time, so that they need not exist together.
+    """
     scored = []
-    for k, task in enumerate(tasks):
-        logits = logits_on(model, params[k], *padded(heads, classes, k), task.test.images)
+    for k, (task, own) in enumerate(zip(tasks, params, strict=True)):
+        logits = logits_on(model, own, *padded(heads, classes, k), task.test.images)
         ece = expected_calibration_error(jax.nn.softmax(logits, axis=-1), task.test.labels)
         scored.append(Scored(logits.argmax(axis=1) == task.test.labels, float(ece)))
     return scored
@@ -163,37 +177,45 @@ def validation_accuracies(
     ])  # fmt: skip
 
 
-def training_free(model: Model, seed: Seed, tasks: Sequence[Task], method: str) -> Outcome:
+def training_free(
+    model: Model, seed: Seed, tasks: Sequence[Task], method: str, tune: Tune = "labels"
+) -> Outcome:
     """Merges without data, or gives the reference rows; the scale comes from validation images."""
-    experts, count, note = seed.experts, len(tasks), None
+    experts, count, note, stored = seed.experts, len(tasks), None, 1.0
     heads, classes = experts.stacked, experts.classes
+    params: Iterable[Params]
     if method == "individual":
-        params = experts.params
+        params, stored = experts.params, float(count)
     elif method == "pretrained":
         params, (heads, classes) = [model.pretrained] * count, stack_heads(experts.first_heads)
     else:
-        merged = merge(model, experts, tasks, method)
-        scale = METHODS[method].scale
-        if METHODS[method].tunes_scale:
-            scale = tuned(model, experts, merged, SCALES.get(method, TENTHS), tasks)
-            note = f"{method}: scale {scale:g} chosen on validation images"
-        if METHODS[method].kind == "per_task":
-            own = partial(take, merged)
-            params = [moved(model.pretrained, own(k), scale=scale) for k in range(count)]
+        entry, more = METHODS[method], needed(model, experts, tasks, method)
+        merged = merge(experts, method, more)
+        scale = entry.scale
+        if entry.tunes_scale and tune != "none":
+            scale = tuned(model, experts, merged, SCALES.get(method, TENTHS), tasks, tune)
+            note = f"{method}: scale {scale:g} chosen on validation images ({tune})"
+        if entry.kind == "per_task":
+            params = (
+                moved(model.pretrained, task_vector_of(merged, k), scale=scale)
+                for k in range(count)
+            )
+            stored = stored_bytes(entry, experts.task_vectors, **more)
+            stored /= sum(leaf.nbytes for leaf in jax.tree.leaves(model.pretrained))
         else:
             params = [moved(model.pretrained, merged, scale=scale)] * count
     scores = score(model, params, heads, classes, tasks)
-    return Outcome(method, seed.number, False, scores, note=note)
+    return Outcome(method, seed.number, False, scores, note=note, stored=stored)
 
 
 @jax.jit
-def take(stacked: Params, k: int) -> Params:
-    """Returns task k's leaves."""
-    return jax.tree.map(lambda leaf: leaf[k], stacked)
+def task_vector_of(stored: Any, k: int) -> Params:
+    """Returns τ*_k of what a per-task method stores."""
+    return stored.materialise(k)
 
 
-def merge(model: Model, experts: Experts, tasks: Sequence[Task], method: str) -> Params:
-    """Returns τ*, unscaled, with all that the method needs beside the task vectors."""
+def needed(model: Model, experts: Experts, tasks: Sequence[Task], method: str) -> dict[str, Any]:
+    """Returns what the method takes beside the task vectors."""
     entry, more = METHODS[method], {}
     if "leaves" in entry.needs:
         more["leaves"] = tower_leaves(model.pretrained)
@@ -201,6 +223,14 @@ def merge(model: Model, experts: Experts, tasks: Sequence[Task], method: str) ->
         more["pretrained"] = model.pretrained
     if "moments" in entry.needs:
         more["moments"] = moments(model, experts, tasks, method)
+    return more
+
+
+def merge(experts: Experts, method: str, more: dict[str, Any]) -> Any:
+    """Returns τ*, unscaled; of a per-task method its stored form, which gives each τ*_k."""
+    entry = METHODS[method]
+    if entry.compress is not None:
+        return entry.compress(experts.task_vectors, **more)
     # These have small programs of their own; as one program they take minutes to compile.
     own_programs = entry.plan is not None or "leaves" in entry.needs or "moments" in entry.needs
     run = entry.merge if own_programs else jax.jit(entry.merge)
@@ -213,19 +243,31 @@ def tuned(
     merged: Params,
     scales: Sequence[float],
     tasks: Sequence[Task],
+    tune: Tune,
 ) -> float:
-    """Returns the scale that is best on validation images; the whole grid is one program."""
+    """Returns the scale that is best on validation images; the whole grid is one program.
+
+    By their labels, relative to the expert; or, without any label, by how often the merged model
+    says what the expert says.
+    """
     heads, classes = experts.stacked, experts.classes
+    own = [padded(heads, classes, k) for k in range(len(tasks))]
+    images = [task.validation.images for task in tasks]
+    if tune == "agreement":
+        truths, reference = (
+            [
+                logits_on(model, experts.params[k], *own[k], images[k]).argmax(axis=1)
+                for k in range(len(tasks))
+            ],
+            None,
+        )
+    else:
+        truths = [task.validation.labels for task in tasks]
+        reference = validation_accuracies(model, experts.params, heads, classes, tasks)
     return tune_scale(
-        with_head(model.encode),
-        model.pretrained,
-        merged,
-        scales,
-        [padded(heads, classes, k) for k in range(len(tasks))],
-        [task.validation.images for task in tasks],
-        [task.validation.labels for task in tasks],
-        reference=validation_accuracies(model, experts.params, heads, classes, tasks),
-    ).scale
+        with_head(model.encode), model.pretrained, merged, scales, own, images, truths,
+        reference=reference,
+    ).scale  # fmt: skip
 
 
 @memoise

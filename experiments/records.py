@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from experiments.environment import environment
 from symerge_jax.errors import BadInput
@@ -42,7 +42,11 @@ class Result(TypedDict):
 
 
 class Record(TypedDict):
-    """The file's content, key for key."""
+    """The file's content, key for key.
+
+    `stored_encoders`: of each method, how many encoders' worth of numbers serve all tasks; 1 for a
+    shared model, K for separate experts. Only where the experiment says so.
+    """
 
     format: int
     experiment: str
@@ -53,6 +57,7 @@ class Record(TypedDict):
     notes: list[str]
     results: list[Result]
     summary: dict[str, Any]
+    stored_encoders: NotRequired[dict[str, float]]
 
 
 def new_record(experiment: str, setting: str, settings: Any) -> Record:
@@ -240,7 +245,8 @@ def read(path: str | Path) -> Record:
             f"{path}: expected a record of format {FORMAT}, found {found!r}; "
             "run the experiment again, or read it with the version that wrote it"
         )
-    missing = [key for key in Record.__annotations__ if key not in record]
+    required = [key for key in Record.__annotations__ if key in Record.__required_keys__]
+    missing = [key for key in required if key not in record]
     if missing:
         raise BadInput(f"{path}: expected the key {missing[0]!r} of a record, found none")
     return cast(Record, record)

@@ -120,6 +120,9 @@ def _cells(record: Record) -> dict[str, list[str]]:
         "mean": [number(summary[m]["mean"], summary[m]["std"]) for m in methods],
         "norm. %": [number(summary[m]["normalised"]) for m in methods],
     }
+    stored = record.get("stored_encoders", {})
+    if any(count != 1 for method, count in stored.items() if method not in REFERENCES):
+        cells["encoders stored"] = [number(stored.get(m)) for m in methods]
     mains = _main_metrics(record)
     # Where tasks are all scored by one metric, the others are given as a mean over tasks.
     for metric in _side_metrics(record):

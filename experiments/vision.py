@@ -8,11 +8,11 @@
 
 Without options a tiny CLIP that was pre-trained on generated pictures is fine-tuned on eight
 generated tasks; with --data, on your images, each expert with a head of its own. All else is one
-code path: task vectors, merging, adaptation on the unlabelled test images, evaluation. The scale of
-training-free methods is chosen on validation images. With --data, adaptive methods are also run on
-one half of the test images and scored on the other: the held-out accuracy. With --checkpoints
-(layouts: checkpoint_folders.py) nothing is fine-tuned: experts and heads are read, and the settings
-are the paper's. `python -m experiments.prepare vision` gets the files.
+code path: task vectors, merging, adaptation on the unlabelled test images, evaluation. The scale
+of training-free methods is chosen on validation images (--tune says how). With --data, adaptive
+methods are also run on one half of the test images and scored on the other: the held-out accuracy.
+With --checkpoints (layouts: checkpoint_folders.py) nothing is fine-tuned: experts and heads are
+read, and the settings are the paper's. `python -m experiments.prepare vision` gets the files.
 
 Expected: the tables in README.md, rendered from experiments/results/vision/. For the paper's
 experts its Table 1, 90.1 for SyMerge with ViT-B/32 on 8 tasks; no record of ours holds that yet.
@@ -41,6 +41,7 @@ from experiments.methods import (
     Constants,
     Outcome,
     Seed,
+    Tune,
     adaptive,
     halves,
     label,
@@ -93,6 +94,9 @@ class Settings(Options):
 
     retrain: bool = False
     """Pre-train the embedded tiny CLIP again first (about an hour on two cores)."""
+    tune: Tune = "labels"
+    """How scales of training-free methods are chosen on validation images: by their labels, by
+    agreement with the experts, which needs none, or not at all (each method's default)."""
 
 
 def main(settings: Settings) -> int:
@@ -146,7 +150,7 @@ def main(settings: Settings) -> int:
             }
         with records.phase(record, "training-free"):
             jobs = [
-                partial(training_free, model, seeds[seed], tasks, method)
+                partial(training_free, model, seeds[seed], tasks, method, settings.tune)
                 for seed in settings.seeds
                 for method in methods
                 if method not in ADAPTIVE
@@ -256,6 +260,8 @@ def collect(
     """Adds every result to the record, in table order."""
     found = {(one.method, one.seed, one.half): one for one in outcomes}
     record["notes"] += [f"seed {one.seed}: {one.note}" for one in outcomes if one.note]
+    record["stored_encoders"] = {method: found[method, settings.seeds[0], False].stored
+                                 for method in methods}  # fmt: skip
     for method in methods:
         for seed in settings.seeds:
             whole = found[(method, seed, False)]

@@ -7,7 +7,11 @@ in tests/test_laws.py then run over it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
+
+import jax
+import numpy as np
 
 from symerge_jax.merge.average import weight_average
 from symerge_jax.merge.breadcrumbs import breadcrumbs
@@ -17,7 +21,7 @@ from symerge_jax.merge.dare import dare
 from symerge_jax.merge.dare import plan as plan_dare
 from symerge_jax.merge.emr import compress_emr, emr
 from symerge_jax.merge.emr import plan as plan_emr
-from symerge_jax.merge.fisher import fisher
+from symerge_jax.merge.fisher import fisher, norms_of
 from symerge_jax.merge.isotropic import iso_c, iso_cts
 from symerge_jax.merge.leaves import OnLeaf
 from symerge_jax.merge.lines import lines
@@ -34,7 +38,7 @@ from symerge_jax.merge.task_arithmetic import task_arithmetic
 from symerge_jax.merge.ties import plan as plan_ties
 from symerge_jax.merge.ties import ties
 from symerge_jax.merge.tsv import compress_tsv_c, tsv_c, tsv_m
-from symerge_jax.notation import Params
+from symerge_jax.notation import Params, TaskVectors
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Method:
             (passes, options) → function of one leaf; see `merge.leaves`.
         needs: what `merge` takes beside the task vectors: "leaves" (facts about each leaf),
             "pretrained" (θ₀) and "moments" (statistics of each expert, `second_moments`).
+        norms: of a method that treats a leaf alone once it is told one number per task:
+            (statistics [task, ...] of all leaves, one at a time) → its option `norms` [task].
         compress: of a per-task method, what is stored: `materialise(k)` gives τ*_k.
         working_set: of a method that needs everything at once, its peak memory in multiples of
             all K task vectors, as measured; for the forecast of `symerge merge`.
@@ -62,6 +68,7 @@ class Method:
     tunes_scale: bool = True
     streams: bool = False
     plan: Callable[..., OnLeaf] | None = None
+    norms: Callable[..., Any] | None = None
     needs: tuple[Literal["leaves", "pretrained", "moments"], ...] = ()
     compress: Callable[..., Any] | None = None
     working_set: float = 1.0
@@ -108,8 +115,31 @@ METHODS: dict[str, Method] = {
     "breadcrumbs": Method(breadcrumbs, scale=0.2, streams=True, needs=("leaves",)),
     "dare": Method(dare, scale=0.3, plan=plan_dare),
     "slerp": Method(slerp, scale=1.0, tunes_scale=False, streams=True, needs=("pretrained",)),
-    "fisher": Method(fisher, scale=1.0, tunes_scale=False, needs=("moments",)),
+    "fisher": Method(
+        fisher, scale=1.0, tunes_scale=False, norms=norms_of, needs=("moments",)
+    ),
     "regmean": Method(
         regmean, scale=1.0, tunes_scale=False, streams=True, needs=("moments", "leaves")
     ),
 }
+
+
+def stored_bytes(method: Method, task_vectors: TaskVectors, **options: Any) -> int:
+    """Returns what must be stored to serve all tasks, heads not counted; nothing is computed.
+
+    Of a shared method one model; of a per-task method θ₀ and its compressed form: one vector and a
+    bit per entry and task, or factors. Separate experts would be K models.
+
+    Args:
+        method: an entry of `METHODS`.
+        task_vectors: τ, leaves [task, ...], or their shapes and dtypes.
+        options: of the method; `leaves` where it decomposes matrices.
+    """
+    model = sum(
+        int(np.prod(leaf.shape[1:], dtype=np.int64)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(task_vectors)
+    )
+    if method.compress is None:
+        return model
+    stored = jax.eval_shape(partial(method.compress, **options), task_vectors)
+    return model + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stored))
