@@ -34,7 +34,7 @@ from symerge_jax.metrics import accuracy, expected_calibration_error
 from symerge_jax.models.heads import Head, normalised_head, stack_heads
 from symerge_jax.notation import Array, Params
 from symerge_jax.task_vectors import add
-from symerge_jax.tune import tune_scale
+from symerge_jax.tune import grid_of, tune_scale
 
 ADAPTIVE = (
     "adamerging",
@@ -46,16 +46,6 @@ ADAPTIVE = (
 )
 JOINT = ("adamerging", "adamerging_taskwise")  # two half batches per task and iteration
 KNOWN = ("pretrained", "individual", *METHODS, *ADAPTIVE)
-# Scales to choose from on validation images, each method's own grid in the literature; the smallest
-# best one wins.
-TENTHS = tuple(np.arange(1, 11) / 10)
-SCALES = {
-    "task_arithmetic": (0.05, *TENTHS),
-    "ties": tuple(np.arange(1, 16) / 10),
-    "pcb": tuple(np.arange(1, 16) / 10),
-    "lot": tuple(np.arange(1, 21) / 10),
-    **dict.fromkeys(("tsv_m", "iso_c", "iso_cts"), tuple(np.arange(1, 31) / 10)),
-}
 
 
 class Constants(NamedTuple):
@@ -193,7 +183,7 @@ def training_free(
         merged = merge(experts, method, more)
         scale = entry.scale
         if entry.tunes_scale and tune != "none":
-            scale = tuned(model, experts, merged, SCALES.get(method, TENTHS), tasks, tune)
+            scale = tuned(model, experts, merged, grid_of(method), tasks, tune)
             note = f"{method}: scale {scale:g} chosen on validation images ({tune})"
         if entry.kind == "per_task":
             params = (

@@ -21,6 +21,7 @@ from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.experts import labels_of
 from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import Adapted, symerge
+from symerge_jax.adapt_settings import JOINT, Settings, batch_size_of
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.clip import source_names
 from symerge_jax.checkpoints.hashes import hashing, start_hashing
@@ -37,39 +38,8 @@ from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads
 from symerge_jax.notation import Params
 from symerge_jax.score import computable, logits_on
 from symerge_jax.text_heads import head_from_text
+from symerge_jax.tune import Tuned
 from symerge_jax.verify import write_reference
-
-METHODS = (
-    "symerge",
-    "symerge_coefficients",
-    "symerge_head",
-    "adamerging",
-    "adamerging_taskwise",
-    "adamerging_sequential",
-)
-JOINT = ("adamerging", "adamerging_taskwise")
-
-
-class Settings(NamedTuple):
-    """Hyper-parameters; [adapt] of a tasks.toml.
-
-    Attributes:
-        method: one of `METHODS`.
-        layer: the task-specific layer that learns; "classifier".
-        iterations: rounds over the tasks.
-        batch_size: images per task and round.
-        learning_rate: Adam's; None for the method's default.
-        initial_coefficient: None for 0.3 with up to 8 tasks, 0.1 with more.
-        seed: of task order and batches.
-    """
-
-    method: str = "symerge"
-    layer: str = "classifier"
-    iterations: int = 500
-    batch_size: int = 32
-    learning_rate: float | None = None
-    initial_coefficient: float | None = None
-    seed: int = 0
 
 
 class Inputs(NamedTuple):
@@ -97,44 +67,6 @@ class Prepared(NamedTuple):
     tasks: list[Task]
     experts: list[ExpertLabels]
     named: list[tuple[str, str]]
-
-
-def settings_of(file: TasksFile) -> Settings:
-    """Returns the settings of a tasks.toml over the defaults.
-
-    Raises:
-        BadInput: a method, layer or number that cannot be.
-    """
-    settings = Settings()._replace(**file.adapt)
-    settings = settings._replace(method=settings.method.replace("-", "_"))
-    if settings.method not in METHODS:
-        raise _unusable(file, "method", f"one of {', '.join(METHODS)}", repr(settings.method))
-    if settings.layer != "classifier":
-        raise BadInput(f'{file.path}: [adapt] layer must be "classifier", got {settings.layer!r}')
-    for key in ("iterations", "batch_size"):
-        if getattr(settings, key) < 1:
-            raise _unusable(file, key, "at least 1", getattr(settings, key))
-    if settings.seed < 0:
-        raise _unusable(file, "seed", "0 or more", settings.seed)
-    rate, start = settings.learning_rate, settings.initial_coefficient
-    if rate is not None and not 0 < rate < np.inf:
-        raise _unusable(file, "learning_rate", "a number above 0", rate)
-    if start is not None and not np.isfinite(start):
-        raise _unusable(file, "initial_coefficient", "a finite number", start)
-    if settings.learning_rate is None:
-        slow = settings.method.startswith("adamerging") or settings.method == "symerge_coefficients"
-        settings = settings._replace(learning_rate=1e-3 if slow else 1e-2)
-    if settings.initial_coefficient is None:
-        few = len(file.tasks) <= 8
-        settings = settings._replace(initial_coefficient=0.3 if few else 0.1)
-    return settings
-
-
-def _unusable(file: TasksFile, key: str, wanted: str, found: object) -> BadInput:
-    option = key.replace("_", "-")
-    return BadInput(
-        f"{file.path}: {key} must be {wanted}, got {found}; change it in [adapt], or --{option}"
-    )
 
 
 def prepare(
@@ -293,16 +225,6 @@ def run(
     )
 
 
-def steps_of(settings: Settings, tasks: int) -> int:
-    """Returns the number of mini-batches of a run."""
-    return settings.iterations * tasks * (2 if settings.method in JOINT else 1)
-
-
-def batch_size_of(settings: Settings) -> int:
-    """Returns the images per mini-batch, of which joint methods take two per task and round."""
-    return max(1, settings.batch_size // 2) if settings.method in JOINT else settings.batch_size
-
-
 class Score(NamedTuple):
     """One task in percent: agreement with the expert; accuracies where there are labels."""
 
@@ -343,9 +265,13 @@ def write(
     scores: dict[str, Score],
     output: str | Path,
     *,
+    tuned: Tuned | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes the adapted model, its heads and coefficients, in the pre-trained model's layout."""
+    """Writes the adapted model, its heads and coefficients, in the pre-trained model's layout.
+
+    The card of a training-free method holds the scale and what the others gave.
+    """
     tasks = prepared.tasks
     _, classes = stack_heads([task.head.head for task in tasks])
     heads = unstack_heads(adapted.heads, classes)
@@ -366,9 +292,17 @@ def write(
         },
         "scores": {name: one._asdict() for name, one in scores.items()},
     }
+    if tuned is not None:
+        agreement = tuned.accuracies.mean(axis=1)
+        tried = {
+            f"{scale:g}": round(mean, 4)
+            for scale, mean in zip(tuned.scales.tolist(), agreement.tolist(), strict=True)
+        }
+        card["settings"] = {"method": settings.method, "scale": tuned.scale, "agreement": tried}
 
     def finish(folder: Path) -> None:
-        write_atomically(folder / "coefficients.npz", _coefficients(prepared, adapted))
+        if adapted.coefficients:
+            write_atomically(folder / "coefficients.npz", _coefficients(prepared, adapted))
         write_reference(folder)
 
     return export.write_model(

@@ -24,6 +24,21 @@ from symerge_jax.task_vectors import add
 
 CHUNK_BYTES = 1 << 30
 
+# Each method's own grid in the literature, as far as there is one.
+_TENTHS = tuple(np.arange(1, 11) / 10)
+_GRIDS = {
+    "task_arithmetic": (0.05, *_TENTHS),
+    "ties": tuple(np.arange(1, 16) / 10),
+    "pcb": tuple(np.arange(1, 16) / 10),
+    "lot": tuple(np.arange(1, 21) / 10),
+    **dict.fromkeys(("tsv_m", "iso_c", "iso_cts"), tuple(np.arange(1, 31) / 10)),
+}
+
+
+def grid_of(method: str) -> tuple[float, ...]:
+    """Returns the scales to choose from for a merging method, 0.1 to 1 where none is known."""
+    return _GRIDS.get(method, _TENTHS)
+
 
 class Tuned(NamedTuple):
     """The chosen scale, and what was measured.
@@ -72,7 +87,7 @@ def tune_scale(
     Raises:
         BadInput: no scale, or tasks that differ in number.
     """
-    grid = np.unique(np.asarray(scales, np.float32))
+    grid = np.unique(np.asarray(scales, np.float64))
     if not len(grid):
         raise BadInput("tuning needs at least one scale to try")
     if not len(heads) == len(inputs) == len(truths):
@@ -88,7 +103,15 @@ def tune_scale(
     for begin in range(0, len(rows), size):
         chunk = _gather(rows[begin : begin + size], size, inputs, truths, batch_size)
         hits += np.asarray(
-            _count(pretrained, task_vector, grid, stacked, *chunk, apply=apply, tasks=len(heads))
+            _count(
+                pretrained,
+                task_vector,
+                grid.astype(np.float32),
+                stacked,
+                *chunk,
+                apply=apply,
+                tasks=len(heads),
+            )  # fmt: skip
         )
     accuracies = 100 * hits / np.array([len(own) for own in inputs])
     best = np.full(len(heads), 100.0) if reference is None else np.asarray(reference, float)

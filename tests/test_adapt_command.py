@@ -16,7 +16,7 @@ from tiny_experts import CLASSES, LAYOUTS, TASKS, write_tasks, zero_shot
 
 from experiments.tasks.images import probe
 from experiments.tiny import base as tiny_base
-from symerge_jax import adapt_files
+from symerge_jax import adapt_files, adapt_settings
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.clip_layouts import open_clip_config
 from symerge_jax.checkpoints.heads import read_head, read_heads
@@ -332,10 +332,10 @@ SLOW = ("adamerging_taskwise", "adamerging_sequential")
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in adapt_files.METHODS],
+    [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in adapt_settings.METHODS],
 )
 def test_every_method(tiny, adapt, method):
-    joint = method in adapt_files.JOINT
+    joint = method in adapt_settings.JOINT
     words = ("--iterations", 3, "--batch-size", 8) if joint else ()
     out = adapt("--method", method.replace("_", "-"), *words)
     assert card(out)["method"] == method
@@ -379,8 +379,10 @@ def test_options_win_over_the_file(adapt):
 
 def test_more_than_eight_tasks_start_lower(tiny, tmp_path):
     read = read_tasks_file(write_tasks(tmp_path / "tasks.toml", tiny))
-    assert adapt_files.settings_of(read).initial_coefficient == 0.3
-    assert adapt_files.settings_of(read._replace(tasks=read.tasks * 3)).initial_coefficient == 0.1
+    assert adapt_settings.settings_of(read).initial_coefficient == 0.3
+    assert (
+        adapt_settings.settings_of(read._replace(tasks=read.tasks * 3)).initial_coefficient == 0.1
+    )
 
 
 # --- zero-shot heads ----------------------------------------------------------------------------

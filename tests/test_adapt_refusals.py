@@ -49,7 +49,7 @@ def test_a_bad_option(refusal, words, says):
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ("method = 'ties'", "method must be one of"),
+        ("method = 'fisher'", "method must be one of"),
         ("layer = 'last'", "[adapt] layer must be \"classifier\", got 'last'"),
         ("iterations = 0", "iterations must be at least 1, got 0; change it in [adapt]"),
         ("iteration = 5", "unknown key 'iteration' in [adapt] (did you mean iterations?)"),

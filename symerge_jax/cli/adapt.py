@@ -26,7 +26,8 @@ class Settings:
     output: Path
     """Folder to write."""
     method: str | None = None
-    """symerge, symerge_coefficients, symerge_head or an adamerging variant; symerge otherwise."""
+    """symerge, symerge_coefficients, symerge_head or an adamerging variant; or a training-free
+    method, such as ties, whose scale is chosen by agreement with the experts; symerge otherwise."""
     iterations: int | None = None
     """Rounds over the tasks; 500 otherwise."""
     batch_size: int | None = None
@@ -57,24 +58,35 @@ def main(settings: Settings) -> None:
     given = {key: getattr(settings, key) for key in _OF_ADAPT}
     file = file._replace(adapt=file.adapt | {k: v for k, v in given.items() if v is not None})
 
-    from symerge_jax import adapt_files
+    from symerge_jax import adapt_files, adapt_settings
     from symerge_jax.cli.programs import keep_own_programs
     from symerge_jax.cli.progress import Bars, say
 
-    chosen = adapt_files.settings_of(file)
+    chosen = adapt_settings.settings_of(file)
     keep_own_programs()
     prepared = adapt_files.prepare(file, limit=settings.limit, report=say)
-    with Bars() as bars:
-        follow = bars.follow(
-            chosen.method,
-            adapt_files.steps_of(chosen, len(file.tasks)),
-            adapt_files.batch_size_of(chosen),
-        )
-        adapted = adapt_files.run(prepared, chosen, on_chunk=lambda carry, losses: follow(losses))
+    if chosen.method in adapt_settings.TUNED:
+        from symerge_jax.tune_files import merge_and_tune
+
+        adapted, tuned = merge_and_tune(prepared, chosen.method)
+        say(f"{chosen.method}: scale {tuned.scale:g} of {tuned.scales[0]:g} to "
+            f"{tuned.scales[-1]:g} agrees most with the experts")  # fmt: skip
+    else:
+        tuned = None
+        with Bars() as bars:
+            follow = bars.follow(
+                chosen.method,
+                adapt_settings.steps_of(chosen, len(file.tasks)),
+                adapt_settings.batch_size_of(chosen),
+            )
+            adapted = adapt_files.run(
+                prepared, chosen, on_chunk=lambda carry, losses: follow(losses)
+            )
     scores = adapt_files.score(prepared, adapted)
     adapt_files.write(
-        prepared, chosen, adapted, scores, settings.output, overwrite=settings.overwrite
-    )
+        prepared, chosen, adapted, scores, settings.output,
+        tuned=tuned, overwrite=settings.overwrite,
+    )  # fmt: skip
     report(scores)
     print(settings.output.absolute())
 

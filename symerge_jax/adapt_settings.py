@@ -1,0 +1,98 @@
+"""Which methods `symerge adapt` has, and their hyper-parameters: [adapt] of a tasks.toml."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from symerge_jax.data.tasks_file import TasksFile
+from symerge_jax.errors import BadInput
+from symerge_jax.merge import METHODS as MERGES
+
+METHODS = (
+    "symerge",
+    "symerge_coefficients",
+    "symerge_head",
+    "adamerging",
+    "adamerging_taskwise",
+    "adamerging_sequential",
+)
+JOINT = ("adamerging", "adamerging_taskwise")
+# Training-free methods whose scale the inputs can choose: `tune_files`.
+TUNED = tuple(
+    name
+    for name, method in MERGES.items()
+    if method.kind == "shared" and method.tunes_scale and "moments" not in method.needs
+)
+
+
+class Settings(NamedTuple):
+    """The values of [adapt], defaults filled in.
+
+    Attributes:
+        method: one of `METHODS` or `TUNED`.
+        layer: the task-specific layer that learns; "classifier".
+        iterations: rounds over the tasks.
+        batch_size: images per task and round.
+        learning_rate: Adam's; None for the method's default.
+        initial_coefficient: None for 0.3 with up to 8 tasks, 0.1 with more.
+        seed: of task order and batches.
+    """
+
+    method: str = "symerge"
+    layer: str = "classifier"
+    iterations: int = 500
+    batch_size: int = 32
+    learning_rate: float | None = None
+    initial_coefficient: float | None = None
+    seed: int = 0
+
+
+def settings_of(file: TasksFile) -> Settings:
+    """Returns the settings of a tasks.toml over the defaults.
+
+    Raises:
+        BadInput: a method, layer or number that cannot be.
+    """
+    settings = Settings()._replace(**file.adapt)
+    settings = settings._replace(method=settings.method.replace("-", "_"))
+    if settings.method not in (*METHODS, *TUNED):
+        known = ", ".join((*METHODS, *TUNED))
+        raise _unusable(file, "method", f"one of {known}", repr(settings.method))
+    if settings.layer != "classifier":
+        raise BadInput(f'{file.path}: [adapt] layer must be "classifier", got {settings.layer!r}')
+    for key in ("iterations", "batch_size"):
+        if getattr(settings, key) < 1:
+            raise _unusable(file, key, "at least 1", getattr(settings, key))
+    if settings.seed < 0:
+        raise _unusable(file, "seed", "0 or more", settings.seed)
+    rate, start = settings.learning_rate, settings.initial_coefficient
+    if rate is not None and not 0 < rate < np.inf:
+        raise _unusable(file, "learning_rate", "a number above 0", rate)
+    if start is not None and not np.isfinite(start):
+        raise _unusable(file, "initial_coefficient", "a finite number", start)
+    if settings.learning_rate is None:
+        slow = settings.method.startswith("adamerging") or settings.method == "symerge_coefficients"
+        settings = settings._replace(learning_rate=1e-3 if slow else 1e-2)
+    if settings.initial_coefficient is None:
+        few = len(file.tasks) <= 8
+        settings = settings._replace(initial_coefficient=0.3 if few else 0.1)
+    return settings
+
+
+def _unusable(file: TasksFile, key: str, wanted: str, found: object) -> BadInput:
+    option = key.replace("_", "-")
+    return BadInput(
+        f"{file.path}: {key} must be {wanted}, got {found}; change it in [adapt], or --{option}"
+    )
+
+
+def steps_of(settings: Settings, tasks: int) -> int:
+    """Returns the number of mini-batches of a run."""
+    return settings.iterations * tasks * (2 if settings.method in JOINT else 1)
+
+
+def batch_size_of(settings: Settings) -> int:
+    """Returns the images per mini-batch, of which joint methods take two per task and round."""
+    return max(1, settings.batch_size // 2) if settings.method in JOINT else settings.batch_size
