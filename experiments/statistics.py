@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.experts import Experts, Model
 from experiments.tasks.images import Task
 from symerge_jax import trees
-from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
-from symerge_jax.models.clip import VisionTower
-from symerge_jax.models.clip_config import VisionConfig
-from symerge_jax.models.heads import normalised_head
-from symerge_jax.second_moments import fisher_diagonal, gram_matrices
+from symerge_jax.moments_files import tower_moments
 
 # Images per task: of the papers, LOT 64, RegMean and Fisher 256.
 EXAMPLES = {"lot": 64, "regmean": 256, "fisher": 256}
-BATCH = 32
 
 
 def moments(model: Model, experts: Experts, tasks: Sequence[Task], method: str) -> Any:
@@ -33,27 +25,17 @@ def moments(model: Model, experts: Experts, tasks: Sequence[Task], method: str) 
     """
     if model.vision is None:
         raise BadInput(f"{method} needs a CLIP image tower")
-    found = []
-    for k, task in enumerate(tasks):
-        images = examples(task, EXAMPLES[method])
-        batches = [
-            normalise(images[begin : begin + BATCH]) for begin in range(0, len(images), BATCH)
-        ]
-        params = jax.tree.map(jnp.asarray, experts.params[k])
-        apply = every_token(model.vision)
-        if method == "fisher":
-            head = experts.heads[k]
-            found.append(
-                fisher_diagonal(
-                    apply, params, batches,
-                    lambda features, head=head: normalised_head(head, features),
-                    key=jax.random.key(k),
-                    at_once=8,
-                )
-            )  # fmt: skip
-        else:
-            kernel = "patch_embedding/kernel"
-            found.append(gram_matrices(apply, params, batches, patches=(kernel,)))
+    found = [
+        tower_moments(
+            model.vision,
+            experts.params[k],
+            examples(task, EXAMPLES[method]),
+            kind="fisher" if method == "fisher" else "gram",
+            head=experts.heads[k],
+            seed=k,
+        )
+        for k, task in enumerate(tasks)
+    ]
     return trees.stack(found)
 
 
@@ -62,14 +44,3 @@ def examples(task: Task, count: int) -> np.ndarray:
     images = (task.validation if task.train is None else task.train).images
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return np.asarray(images[np.sort(chosen)])
-
-
-@cache
-def every_token(config: VisionConfig) -> Any:
-    """Returns (θ, normalised images) → features, with every token worked out in the last block."""
-    tower = VisionTower(config, every_token=True)
-
-    def apply(params: Any, images: Any) -> Any:
-        return tower.apply({"params": params}, images)
-
-    return apply

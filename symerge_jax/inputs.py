@@ -5,6 +5,7 @@ Shared by adaptation and evaluation, so that both give the same accuracy for the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,14 @@ def read_inputs(
     return images[:limit], labels
 
 
-def find_inputs(path: Path) -> Path:
-    """Returns the folder or pack itself, `path`.npz, or what a task's folder calls test."""
+def find_inputs(path: Path, *, splits: Sequence[str] = ("test",)) -> Path:
+    """Returns the folder or pack itself, `path`.npz, or the first split of a task's folder."""
     if path.is_dir():
-        pack, folder = path / "test.npz", path / "test"
-        return pack if pack.is_file() else folder if folder.is_dir() else path
+        for split in splits:
+            pack, folder = path / f"{split}.npz", path / split
+            if pack.is_file() or folder.is_dir():
+                return pack if pack.is_file() else folder
+        return path
     pack = path.with_name(path.name + ".npz")
     return pack if pack.is_file() and not path.exists() else path
 

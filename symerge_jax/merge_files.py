@@ -8,39 +8,54 @@ buffers) is copied from it.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.hashes import hash_files, hashing, start_hashing
-from symerge_jax.checkpoints.layout import names_of
-from symerge_jax.checkpoints.source import (
-    TensorInfo,
-)
+from symerge_jax.checkpoints.source import TensorInfo
 from symerge_jax.errors import BadInput
 from symerge_jax.leaf_facts import named_leaves
 from symerge_jax.merge import METHODS, Method
+from symerge_jax.merge_output import Writers, allowed, averaged, card_of
 from symerge_jax.merge_plan import Leaf, Plan, takes_one_leaf
+from symerge_jax.merge_statistics import Statistics, absent
+from symerge_jax.merge_steps import (
+    Distances,
+    Step,
+    Steps,
+    check_finite,
+    check_numbers,
+    noting_rank,
+    sample,
+)
 from symerge_jax.notation import Array
 from symerge_jax.task_vectors import widen
 from symerge_jax.trees import wide
 
 
 class Merged(NamedTuple):
-    """What a merge did: tensors merged and copied, and ‖τ_k‖ / ‖θ₀‖, estimated from a sample."""
+    """What a merge did.
+
+    Attributes:
+        merged: number of tensors.
+        copied: number of tensors.
+        distances: ‖τ_k‖ / ‖θ₀‖, estimated from a sample.
+        singular: tensors in which a method that needs full rank did not find it.
+    """
 
     merged: int
     copied: int
     distances: tuple[float, ...]
+    singular: tuple[str, ...] = ()
 
 
 def merge_files(
@@ -50,6 +65,7 @@ def merge_files(
     *,
     scale: float | None = None,
     options: Mapping[str, Any] | None = None,
+    moments: Statistics | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
     finish: Callable[[Path], object] | None = None,
@@ -63,6 +79,7 @@ def merge_files(
         output: the folder to make.
         scale: λ in θ₀ + λ · τ*; None takes the method's default.
         options: keyword arguments of the method.
+        moments: of `merge_statistics.read_statistics`, for a method that takes some.
         overwrite: whether to replace a model that is there.
         progress: called with leaves done and in all.
         finish: called with each model's temporary folder before its card is written.
@@ -70,13 +87,16 @@ def merge_files(
 
     Raises:
         BadInput: an expert that equals θ₀, NaN or infinity, files that change while they are read,
-            an output that cannot be written.
+            an output that cannot be written, a method without the statistics it takes.
     """
     method = METHODS[name]
+    if "moments" in method.needs and moments is None:
+        raise absent(name)
     scale = method.scale if scale is None else scale
     settings = {"scale": scale, **(options or {})}
-    options = dict(options or {})
-    everyone = (plan.pretrained, *plan.experts)
+    options = dict(options or {}) | ({} if moments is None else {"moments": moments})
+    files = () if moments is None else moments.files
+    everyone = (plan.pretrained, *plan.experts, *files)
     with (
         export.new_folder(output, overwrite=overwrite) as folder,
         hashing() as pool,
@@ -87,13 +107,17 @@ def merge_files(
             if method.kind == "shared"
             else [folder / f"{k:02d}_{task}" for k, task in enumerate(plan.names)]
         )
-        changed, distances = 0, _Distances(len(plan.experts))
-        with _Writers(plan, folders) as writers, jax.enable_x64(_has_float64(plan)):
+        changed, distances = len(plan.averaged), Distances(len(plan.experts))
+        with Writers(plan, folders) as writers, jax.enable_x64(_has_float64(plan)):
             for source in plan.rest:
                 writers.write_all(source, plan.pretrained.read(source))
-            for done, step in enumerate(_steps(plan, method, options, scale)):
-                _check_finite(plan, step)
-                writers.write_each(step.leaf.source, step.values)
+            for source, value in averaged(plan):
+                writers.write_all(source, value)
+            singular: list[str] = []
+            steps = noting_rank(_steps(plan, method, options, scale), singular)
+            for done, step in enumerate(steps):
+                check_finite(plan, step)
+                writers.write_each(step.leaf.source, allowed(step.leaf, step.values))
                 changed += step.thetas is not None
                 distances.add(step)
                 if progress is not None:
@@ -108,26 +132,17 @@ def merge_files(
         found = {path: future.result() for path, future in hashes.items()}
         for one in everyone:  # hashing reads them too
             one.check_unchanged()
-        card = {
-            "method": name,
-            "kind": method.kind,
-            "settings": settings,
-            "layout": plan.layout,
-            "tasks": list(plan.names),
-            "inputs": {
-                "pretrained": export.origin(plan.pretrained, found),
-                "experts": [export.origin(one, found) for one in plan.experts],
-            },
-            "tensors": {"merged": changed, "copied": _total(plan) - changed},
-            "scores": {},
-        }
+        card = card_of(
+            plan, name, settings, statistics=files, hashes=found,
+            changed=changed, copied=_total(plan) - changed,
+        )  # fmt: skip
         known = {path: future.result() for path, future in written.items()}
         for k, one in enumerate(folders):
             own = card if method.kind == "shared" else {**card, "task": plan.names[k]}
             export.write_card(one, own, known)
         if method.kind == "per_task":
             export.write_card(folder, card, known)
-    return Merged(changed, _total(plan) - changed, distances.ratios())
+    return Merged(changed, _total(plan) - changed, distances.ratios(), tuple(singular))
 
 
 def _has_float64(plan: Plan) -> bool:
@@ -136,54 +151,61 @@ def _has_float64(plan: Plan) -> bool:
 
 
 def _total(plan: Plan) -> int:
-    return len(plan.leaves) + len(plan.rest)
+    return len(plan.leaves) + len(plan.averaged) + len(plan.rest)
 
 
-class _Step(NamedTuple):
-    """One merged leaf: a value per output folder; what was read is None where it is a copy."""
-
-    leaf: Leaf
-    values: list[np.ndarray]
-    theta: np.ndarray
-    thetas: np.ndarray | None
-
-
-_Steps: TypeAlias = Iterator[_Step]
-
-
-def _steps(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
+def _steps(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     """Chooses how to go over the leaves: the way that holds least."""
     if not takes_one_leaf(method, options):
         return _at_once(plan, method, options, scale)
     return (_streamed if method.plan is None else _planned)(plan, method, options, scale)
 
 
-def _streamed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
+def _streamed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     """Merges leaf by leaf; one program per shape."""
     facts = _facts(plan, method)
+    options = dict(options)
+    moments = options.pop("moments", None)
+    norms = {} if method.norms is None else {"norms": method.norms(moments.values())}
     for leaf, theta, thetas in _leaves(plan, _arena(plan)):
         if thetas is None:
-            yield _Step(leaf, [theta], theta, None)
+            yield Step(leaf, [theta], theta, None)
             continue
         own = dict(options)
         if "leaves" in method.needs:  # depth and name have no part in it; fewer programs without
             own["leaves"] = replace(facts[leaf.name], depth=None, group=None, part=0)
+        given = {} if moments is None else {"moments": {"leaf": moments.of(leaf)}, **norms}
         factor = np.asarray(scale, wide(leaf.info.dtype))
-        found = _merge_leaf(
-            theta, thetas, factor,
+        run = _merge_leaf if _compiles_itself(method) else _merge_leaf_in_one
+        found = run(
+            theta, thetas, factor, given,
             merge=_hashable(method.merge, own), with_theta="pretrained" in method.needs,
         )  # fmt: skip
-        yield _Step(leaf, _per_folder(found, theta), theta, thetas)
+        yield Step(leaf, _per_folder(found, theta), theta, thetas)
 
 
-@partial(jax.jit, static_argnames=("merge", "with_theta"))
+def _compiles_itself(method: Method) -> bool:
+    """Whether to call a method outside `jax.jit`: it has programs of its own, and may warn."""
+    return "leaves" in method.needs and "moments" not in method.needs
+
+
 def _merge_leaf(
-    theta: Array, thetas: Array, scale: Array, *, merge: Callable[..., Any], with_theta: bool
+    theta: Array,
+    thetas: Array,
+    scale: Array,
+    given: Mapping[str, Any],
+    *,
+    merge: Callable[..., Any],
+    with_theta: bool,
 ) -> Array:
-    """θ₀ + λ · τ* of one leaf."""
+    """θ₀ + λ · τ* of one leaf; `given` are options with numbers, which statistics are."""
     start = widen(theta)
     more = {"pretrained": {"leaf": start}} if with_theta else {}
-    return _moved(theta, merge({"leaf": widen(thetas) - start[None]}, **more)["leaf"], scale)
+    tau = merge({"leaf": widen(thetas) - start[None]}, **given, **more)["leaf"]
+    return _moved(theta, tau, scale)
+
+
+_merge_leaf_in_one = jax.jit(_merge_leaf, static_argnames=("merge", "with_theta"))
 
 
 @jax.jit
@@ -198,7 +220,7 @@ def _task_vector(theta: Array, thetas: Array) -> Array:
     return widen(thetas) - widen(theta)[None]
 
 
-def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
+def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     """Goes over the files as often as the method asks; holds one leaf of all experts."""
     assert method.plan is not None
     own = dict(options)
@@ -208,7 +230,7 @@ def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
     def passes() -> Iterator[tuple[str, Array]]:
         for leaf, theta, thetas in _leaves(plan, _arena(plan)):
             if thetas is not None:
-                _check_numbers(plan, leaf, theta, thetas)
+                check_numbers(plan, leaf, theta, thetas)
                 tau = _task_vector(theta, thetas)
                 # The memory of `thetas` is used again; on a CPU the device may read it in place.
                 yield leaf.name, jax.block_until_ready(tau)
@@ -216,11 +238,11 @@ def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
     merge = method.plan(passes, **own)
     for leaf, theta, thetas in _leaves(plan, _arena(plan)):
         if thetas is None:
-            yield _Step(leaf, [theta], theta, None)
+            yield Step(leaf, [theta], theta, None)
             continue
         factor = np.asarray(scale, wide(leaf.info.dtype))
         found = _moved(theta, merge(leaf.name, _task_vector(theta, thetas)), factor)
-        yield _Step(leaf, _per_folder(found, theta), theta, thetas)
+        yield Step(leaf, _per_folder(found, theta), theta, thetas)
 
 
 def _per_folder(found: Array, theta: np.ndarray) -> list[np.ndarray]:
@@ -236,7 +258,7 @@ def _facts(plan: Plan, method: Method) -> dict[str, Any]:
     return named_leaves(shapes, plan.layout)
 
 
-def _at_once(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> _Steps:
+def _at_once(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     """Reads all task vectors, merges them in one program, and gives the leaves one by one."""
     tau: dict[str, Any] = {}
     for leaf, theta, thetas in _leaves(plan, np.empty):
@@ -244,17 +266,18 @@ def _at_once(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
             tau[leaf.name] = thetas.astype(wide(thetas.dtype), copy=False)
             with np.errstate(invalid="ignore"):  # infinity less infinity; said below
                 tau[leaf.name] -= theta.astype(tau[leaf.name].dtype)[None]
-            _check_numbers(plan, leaf, theta, tau[leaf.name])
+            check_numbers(plan, leaf, theta, tau[leaf.name])
     own = dict(options)
     if "leaves" in method.needs:
         own["leaves"] = {name: fact for name, fact in _facts(plan, method).items() if name in tau}
-    merged = jax.jit(partial(method.merge, **own))(tau) if tau else {}
-    samples = {name: _sample(array).copy() for name, array in tau.items()}
+    run = partial(method.merge, **own)
+    merged = (run if _compiles_itself(method) else jax.jit(run))(tau) if tau else {}
+    samples = {name: sample(array).copy() for name, array in tau.items()}
     tau.clear()
     for leaf in plan.leaves:
         theta = plan.pretrained.read(leaf.source)
         if leaf.name not in merged:
-            yield _Step(leaf, [theta], theta, None)
+            yield Step(leaf, [theta], theta, None)
             continue
         start = theta.astype(wide(theta.dtype))
         found = np.asarray(merged.pop(leaf.name))
@@ -262,8 +285,8 @@ def _at_once(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
         with np.errstate(over="ignore"):  # said by the caller
             scaled = [start + start.dtype.type(scale) * one for one in results]
             values = [np.asarray(one, theta.dtype) for one in scaled]
-        first = _sample(start[None])
-        yield _Step(leaf, values, first[0], first + samples.pop(leaf.name))
+        first = sample(start[None])
+        yield Step(leaf, values, first[0], first + samples.pop(leaf.name))
 
 
 def _leaves(
@@ -320,90 +343,6 @@ def _arena(plan: Plan) -> Callable[..., np.ndarray]:
 def _equal_bytes(a: np.ndarray, b: np.ndarray) -> bool:
     a, b = (x.reshape(-1).view(np.uint8) for x in (a, b))
     return bool(np.array_equal(a[:4096], b[:4096]) and np.array_equal(a, b))
-
-
-def _check_numbers(plan: Plan, leaf: Leaf, theta: np.ndarray, thetas: np.ndarray) -> None:
-    """Looks for NaN and infinity where a method may drop entries, and them with it."""
-    if not (_finite(theta) and _finite(thetas)):
-        _check_finite(plan, _Step(leaf, [np.array([np.nan])], theta, thetas))
-
-
-def _check_finite(plan: Plan, step: _Step) -> None:
-    """NaN and infinity in any θ_k reach a merged leaf that drops nothing; looks for them there."""
-    if all(_finite(value) for value in step.values):
-        return
-    source = step.leaf.source
-    everyone = [(plan.pretrained, source), *zip(plan.experts, step.leaf.experts, strict=True)]
-    for one, name in everyone:
-        if not _finite(one.read(name)):
-            raise BadInput(
-                f"{one.path}: tensor {name} holds NaN or infinity; load that model again, or "
-                "leave it out"
-            )
-    raise BadInput(f"tensor {source}: the merged values overflow {step.leaf.info.dtype}; lower "
-                   "--scale")  # fmt: skip
-
-
-def _finite(array: np.ndarray) -> bool:
-    if array.dtype not in (np.float32, np.float64):
-        array = array.astype(np.float32)
-    return bool(np.isfinite(array).all())
-
-
-def _sample(array: np.ndarray) -> np.ndarray:
-    """Returns the first numbers of each row of an array [n, ...]."""
-    return array.reshape(len(array), -1)[:, :4096].astype(np.float32)
-
-
-class _Distances:
-    """‖τ_k‖ / ‖θ₀‖, from a sample of each leaf: a glance, for a warning."""
-
-    def __init__(self, count: int) -> None:
-        self._tau, self._theta = np.zeros(count), 0.0
-
-    def add(self, step: _Step) -> None:
-        if step.thetas is not None:
-            theta = _sample(step.theta[None])
-            self._tau += np.square(_sample(step.thetas) - theta).sum(axis=1, dtype=np.float64)
-            self._theta += float(np.square(theta).sum())
-
-    def ratios(self) -> tuple[float, ...]:
-        return tuple(np.sqrt(self._tau / max(self._theta, 1e-30)).tolist())
-
-
-class _Writers:
-    """The weight files of all output folders."""
-
-    def __init__(self, plan: Plan, folders: Sequence[Path]) -> None:
-        infos = export.output_tensors(plan.pretrained, names_of(plan.pretrained))
-        self._names = {source: new for source, (new, _) in infos.items()}
-        for folder in folders:
-            folder.mkdir(exist_ok=True)
-        self._files = [
-            export.SafetensorsWriter(
-                folder / export.weights_name(plan.layout), dict(infos.values()), {"format": "pt"}
-            )
-            for folder in folders
-        ]
-
-    def __enter__(self) -> _Writers:
-        with contextlib.ExitStack() as stack:
-            for file in self._files:
-                stack.enter_context(file)
-            self._stack = stack.pop_all()
-        return self
-
-    def write_all(self, source: str, value: np.ndarray) -> None:
-        for file in self._files:
-            file.write(self._names[source], value)
-
-    def write_each(self, source: str, values: Sequence[np.ndarray]) -> None:
-        values = values if len(values) == len(self._files) else list(values) * len(self._files)
-        for file, value in zip(self._files, values, strict=True):
-            file.write(self._names[source], value)
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,11 +19,16 @@ from symerge_jax.checkpoints.layout import LayoutName, check_same_layout, names_
 from symerge_jax.checkpoints.open import is_hub_name, open_checkpoint
 from symerge_jax.checkpoints.source import Checkpoint, TensorInfo
 from symerge_jax.errors import BadInput
+from symerge_jax.leaf_facts import named_leaves
 from symerge_jax.merge import Method
+from symerge_jax.merge.isotropic import split_rank
 from symerge_jax.models.clip_config import VisionConfig
 from symerge_jax.trees import wide
 
 RUNTIME_BYTES = 450 << 20  # Python, NumPy, JAX and its compiler, before any tensor
+
+Buffers = Literal["as_params", "mean", "pretrained"]
+_BUFFERS = ("running_mean", "running_var")  # of batch normalisation, in PyTorch's names
 
 
 class Leaf(NamedTuple):
@@ -45,6 +50,8 @@ class Plan(NamedTuple):
         layout: which all share.
         leaves: floating tensors that every expert has, in θ₀'s order.
         rest: θ₀'s other tensors, by their name in its file; copied.
+        averaged: running statistics that take the experts' mean whatever the method does.
+        buffers: what was asked for them; see `plan`.
     """
 
     pretrained: Checkpoint
@@ -53,12 +60,16 @@ class Plan(NamedTuple):
     layout: LayoutName
     leaves: tuple[Leaf, ...]
     rest: tuple[str, ...]
+    averaged: tuple[Leaf, ...] = ()
+    buffers: Buffers = "as_params"
 
 
 def plan(
     pretrained: str | Path | Checkpoint,
     experts: Sequence[str | Path | Checkpoint],
     names: Sequence[str] | None = None,
+    *,
+    buffers: Buffers = "as_params",
 ) -> Plan:
     """Opens the checkpoints and compares their tensors, without reading numbers.
 
@@ -66,6 +77,8 @@ def plan(
         pretrained: θ₀: a file, a folder, a name on the hub, or one of them opened.
         experts: θ_k, at least two.
         names: of the tasks; None takes the experts' file or folder names.
+        buffers: what becomes of the running statistics of batch normalisation: merged like
+            parameters, the experts' mean, or θ₀'s.
 
     Raises:
         BadInput: unreadable input, or checkpoints that do not belong together (the first tensor
@@ -115,7 +128,61 @@ def plan(
                 )
     if not leaves:
         raise BadInput(f"{start.path}: shares no floating tensor with the experts")
-    return Plan(start, tuple(opened), names, layout, tuple(leaves), (*rest, *named.aside))
+    averaged: list[Leaf] = []
+    if buffers != "as_params":
+        held = [leaf for leaf in leaves if is_buffer(leaf)]
+        leaves = [leaf for leaf in leaves if not is_buffer(leaf)]
+        averaged = held if buffers == "mean" else []
+        rest += [leaf.source for leaf in held if buffers == "pretrained"]
+    return Plan(
+        start,
+        tuple(opened),
+        names,
+        layout,
+        tuple(leaves),
+        (*rest, *named.aside),
+        tuple(averaged),
+        buffers,
+    )
+
+
+def is_buffer(leaf: Leaf) -> bool:
+    """Whether a tensor holds running statistics, which no gradient changes."""
+    return leaf.name.rpartition(".")[2] in _BUFFERS
+
+
+def is_variance(leaf: Leaf) -> bool:
+    """Whether a tensor must not fall below 0, as sums of task vectors may."""
+    return leaf.name.rpartition(".")[2] == _BUFFERS[1]
+
+
+def check_ranks(plan: Plan, name: str, options: Mapping[str, Any]) -> None:
+    """Looks whether a method that shares out directions has any for each task.
+
+    Raises:
+        BadInput: none in any matrix.
+    """
+    tasks = len(plan.experts)
+    facts = named_leaves({leaf.name: leaf.info.shape for leaf in plan.leaves}, plan.layout)
+    ranks = [
+        min(leaf.info.shape)
+        for leaf in plan.leaves
+        if len(leaf.info.shape) == 2 and facts[leaf.name].matrix is not None
+    ]
+    if not ranks:
+        return
+    if name in ("tsv_m", "tsv_c") and max(ranks) < tasks:
+        raise BadInput(
+            f"{name}: {tasks} experts share the {max(ranks)} directions of the largest matrix, "
+            "which leaves none for each; merge fewer experts, or take another method"
+        )
+    fraction = options.get("common_fraction", 0.8)
+    shared_out = name == "iso_cts" and 0 < fraction < 1
+    if shared_out and not any(split_rank(rank, tasks, fraction)[1] for rank in ranks):
+        raise BadInput(
+            f"iso_cts: --common-fraction {fraction:g} of at most {max(ranks)} directions leaves "
+            f"none for each of {tasks} tasks; lower it, or take iso_c"
+        )
 
 
 def default_names(experts: Sequence[str | Path]) -> tuple[str, ...]:
@@ -196,8 +263,9 @@ def _is_float(dtype: np.dtype) -> bool:
 
 def takes_one_leaf(method: Method, options: Mapping[str, Any]) -> bool:
     """Whether one leaf of all experts is held at a time, or all of them."""
+    alone = method.streams or method.plan is not None or method.norms is not None
     # Query, key and value as one matrix are three leaves.
-    return not options.get("fuse_qkv") and (method.streams or method.plan is not None)
+    return alone and not options.get("fuse_qkv")
 
 
 def forecast(plan: Plan, method: Method, options: Mapping[str, Any] | None = None) -> int:

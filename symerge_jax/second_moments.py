@@ -10,7 +10,7 @@ whoever has the same expert. `trees.stack` makes those of K experts what a mergi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -296,17 +296,8 @@ def load_moments(path: str | Path, like: Params) -> Any:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except Exception as error:  # a damaged header can raise nearly anything
         raise BadInput(f"{path}: cannot be read as statistics ({error})") from error
-    if metadata.get("kind") != "second moments" or metadata.get("format") != str(FORMAT):
-        raise BadInput(
-            f"{path}: expected statistics in format {FORMAT}, found "
-            f"{metadata.get('kind', 'another kind of file')} in format "
-            f"{metadata.get('format', 'unknown')}; compute them again"
-        )
-    if metadata.get("model") != digest(like):
-        raise BadInput(
-            f"{path}: holds the statistics of another model; compute them with this expert's "
-            "weights"
-        )
+    check_format(path, metadata)
+    check_model(path, metadata, like)
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         leaf, _, part = name.rpartition(":")
@@ -318,6 +309,25 @@ def load_moments(path: str | Path, like: Params) -> Any:
             for leaf, parts in found.items()
         },
     )
+
+
+def check_format(path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Raises `BadInput` unless a file's metadata are those that `save_moments` writes."""
+    if metadata.get("kind") != "second moments" or metadata.get("format") != str(FORMAT):
+        raise BadInput(
+            f"{path}: expected statistics in format {FORMAT}, found "
+            f"{metadata.get('kind', 'another kind of file')} in format "
+            f"{metadata.get('format', 'unknown')}; compute them again"
+        )
+
+
+def check_model(path: str | Path, metadata: Mapping[str, str], params: Params) -> None:
+    """Raises `BadInput` unless the statistics of a file are those of these weights."""
+    if metadata.get("model") != digest(params):
+        raise BadInput(
+            f"{path}: holds the statistics of another model; compute them with this expert's "
+            "weights"
+        )
 
 
 def named(moments: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from symerge_jax.cli import COMMANDS
 # An option of each command, and what its help must say about defaults.
 OPTIONS = {
     "merge": ("--pretrained", "--scale", "--max-memory", "(default: None)"),
+    "moments": ("--kind", "{gram,fisher}", "64 for gram and 256 for fisher", "(default: gram)"),
     "adapt": ("--iterations", "500 otherwise", "0.01 otherwise", "(default: None)"),
     "evaluate": ("--task", "--batch-size", "(default: 250)"),
     "convert": ("--to", "{hf,open_clip,safetensors}", "(default: False)"),

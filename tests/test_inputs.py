@@ -1,5 +1,6 @@
 """Images of a task for a head: where they lie, and labels as rows of the head."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from symerge_jax.checkpoints.heads import StoredHead
+from symerge_jax.data.images import draw_images, read_images
 from symerge_jax.errors import BadInput
 from symerge_jax.inputs import find_inputs, read_inputs
 
@@ -130,3 +132,37 @@ def test_a_label_without_a_row_is_refused(tmp_path):
     path = pack(tmp_path / "test.npz", [0, 1, 2, 3, 0, 1])
     with pytest.raises(BadInput, match=r"test.npz: has labels up to 3, but head.file has 3"):
         read_inputs(path, head(3), size=8)
+
+
+def encoded_pack(path, count):
+    """A pack of PNG files end to end."""
+    files = []
+    for level in range(count):
+        content = io.BytesIO()
+        Image.fromarray(np.full((8, 8, 3), level, np.uint8)).save(content, "png")
+        files.append(np.frombuffer(content.getvalue(), np.uint8))
+    offsets = np.cumsum([0, *map(len, files)])
+    np.savez(path, jpeg=np.concatenate(files), offsets=offsets)
+    return path
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_images_are_drawn_with_a_seed_in_the_order_of_the_whole(tmp_path, count):
+    places = (
+        pack(tmp_path / "a.npz", [0, 1, 0, 1, 0, 1, 0], count=7),
+        encoded_pack(tmp_path / "b.npz", 7),
+        folders(tmp_path / "c", cat=3, dog=4),
+        folders(tmp_path, d=7) / "d",
+    )
+    for place in places:
+        rows = np.sort(np.random.default_rng(5).permutation(7)[:count])
+        expected = read_images(place, size=8).images[rows]
+        np.testing.assert_array_equal(draw_images(place, count, size=8, seed=5), expected)
+
+
+def test_the_first_split_that_is_there_is_found(tmp_path):
+    test = pack(tmp_path / "pets" / "test.npz")
+    assert find_inputs(tmp_path / "pets", splits=("train", "test")) == test
+    train = folders(tmp_path / "pets" / "train", cat=1)
+    assert find_inputs(tmp_path / "pets", splits=("train", "test")) == train
+    assert find_inputs(tmp_path / "pets") == test

@@ -165,7 +165,7 @@ def test_fusing_split_leaves_equals_the_fused_leaf(method):
 def test_a_sum_of_low_rank_gives_a_warning_outside_jit(method):
     low = RNG.normal(size=(2, 12, 2)) @ RNG.normal(size=(2, 2, 12))
     tau = {"a": {"w": jnp.asarray(low, jnp.float32)}, "z": jnp.zeros((2, 3, 3))}
-    with pytest.warns(RuntimeWarning, match=rf"{method.__name__}: 1 matrices .* \(first a/w\)"):
+    with pytest.warns(RuntimeWarning, match=rf"{method.__name__}: 1 matrix .* \(first a/w\)"):
         merged = method(tau)
     assert not merged["z"].any()
     assert np.isfinite(jax.jit(method)(tau)["a"]["w"]).all()

@@ -110,7 +110,7 @@ def test_a_task_that_lacks_directions_leaves_those_of_others_alone(float64):
 
 def test_equal_tasks_give_a_warning_outside_jit():
     tau = {"w": jnp.tile(jnp.asarray(RNG.normal(size=(1, 8, 8)), jnp.float32), (2, 1, 1))}
-    with pytest.warns(RuntimeWarning, match=r"tsv_m: 1 matrices lack full rank \(first w\)"):
+    with pytest.warns(RuntimeWarning, match=r"tsv_m: 1 matrix lacks full rank \(first w\)"):
         tsv_m(tau)
     assert np.isfinite(jax.jit(tsv_m)(tau)["w"]).all()
 

@@ -161,12 +161,18 @@ def source_names(
     Raises:
         BadInput: the tree is in the other layout.
     """
+    return [(rule.source, rule.path) for rule in source_rules(params, layout, prefix=prefix)]
+
+
+def source_rules(params: Tree, layout: Layout, *, prefix: str | None = None) -> list[Rule]:
+    """Returns how every leaf is stored, with the names of `source_names`, of which see there."""
     prefix = (
         {"hugging_face": "vision_model.", "open_clip": ""}[layout] if prefix is None else prefix
     )
     start = "vision/" if "class_embedding" in params else ""
     return [
-        (rule.source, rule.path.removeprefix(start)) for rule in _rules_of(params, layout, prefix)
+        rule._replace(path=rule.path.removeprefix(start))
+        for rule in _rules_of(params, layout, prefix)
     ]
 
 

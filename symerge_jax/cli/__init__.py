@@ -14,6 +14,7 @@ from symerge_jax.errors import BadInput
 # name → what it does, in one line; the module of that name holds the command.
 COMMANDS = {
     "merge": "merge experts into one model, without data",
+    "moments": "make the statistics of an expert that lot, regmean and fisher merge with",
     "adapt": "merge experts and adapt the merge to unlabelled inputs",
     "evaluate": "score a merged model on labelled images",
     "convert": "write a checkpoint in another layout",

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ import tyro
 from symerge_jax.checkpoints.export import check_output
 from symerge_jax.checkpoints.hashes import hashing, remember, start_hashing
 from symerge_jax.checkpoints.open import open_checkpoint
+from symerge_jax.checkpoints.source import Checkpoint, joined, open_safetensors
 from symerge_jax.cli.errors import nearest
 from symerge_jax.cli.programs import keep_own_programs, own_cache
 from symerge_jax.errors import BadInput
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # JAX loads while the files are being hashed
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Merges experts fine-tuned from one pre-trained model, without data.
+    """Merges experts fine-tuned from one pre-trained model, without their data.
 
     Any of: Hugging Face folders, open_clip and task-vector checkpoints (.pt), safetensors files,
     names on the hub. `symerge methods` lists the methods. The result has the layout of the
@@ -47,6 +48,8 @@ class Settings:
     """Folder to write."""
     names: tuple[str, ...] | None = None
     """Names of the tasks, one per expert; taken from the experts' paths otherwise."""
+    moments: tuple[Path, ...] | None = None
+    """Files of `symerge moments`, one per expert in their order; of lot, regmean and fisher."""
     scale: float | None = None
     """The λ in θ₀ + λ · τ*; the method's default otherwise."""
     max_memory: str | None = None
@@ -81,12 +84,16 @@ class Settings:
     """Take query, key and value as one matrix, as open_clip stores them; of tsv and iso methods."""
     conv_as_matrix: bool = False
     """Take convolutions as matrices too; of tsv and iso methods."""
+    buffers: Literal["as_params", "mean", "pretrained"] = "as_params"
+    """Running statistics of batch normalisation: merged like parameters, the experts' mean, or the
+    pre-trained model's."""
     quantile_extra_zeros: int | None = None
     """Zeros that count in a quantile without being stored; of ties and pcb."""
 
 
 _NOT_OF_A_METHOD = {
     "method", "pretrained", "experts", "output", "names", "scale", "max_memory", "overwrite",
+    "buffers",
 }  # fmt: skip
 
 
@@ -95,14 +102,19 @@ def main(settings: Settings) -> None:
     check_output(settings.output, overwrite=settings.overwrite)
     limit = None if settings.max_memory is None else parse_size(settings.max_memory)
     sources = [open_checkpoint(path) for path in (settings.pretrained, *settings.experts)]
+    files = [joined(path, [open_safetensors(path)]) for path in settings.moments or ()]
     with hashing() as pool:
-        hashes = start_hashing(sources, pool, own_cache())
-        from symerge_jax import merge_files, merge_plan, verify
+        hashes = start_hashing([*sources, *files], pool, own_cache())
+        from symerge_jax import merge_files, merge_plan, merge_statistics, verify
 
         name, method = find_method(settings.method)
         options = method_options(settings, name, method)
-        plan = merge_plan.plan(sources[0], sources[1:], settings.names)
-        check_memory(plan, name, method, options, limit)
+        plan = merge_plan.plan(sources[0], sources[1:], settings.names, buffers=settings.buffers)
+        merge_plan.check_ranks(plan, name, options)
+        if "moments" in method.needs:
+            merge_statistics.check_files(plan, name, files)
+        check_memory(plan, name, method, options, limit, files)
+        moments = merge_statistics.read_statistics(plan, name, files) if files else None
         keep_own_programs()
         with _Bar(name, len(plan.leaves)) as bar:
             merged = merge_files.merge_files(
@@ -111,6 +123,7 @@ def main(settings: Settings) -> None:
                 settings.output,
                 scale=settings.scale,
                 options=options,
+                moments=moments,
                 overwrite=settings.overwrite,
                 progress=bar,
                 finish=partial(_finish, plan, verify),
@@ -118,6 +131,8 @@ def main(settings: Settings) -> None:
             )
         remember(hashes, own_cache())
     report(plan, name, merged)
+    if method.kind == "per_task":
+        report_size(plan, name, options)
     print(settings.output.absolute())
 
 
@@ -141,11 +156,6 @@ def find_method(name: str) -> tuple[str, Method]:
         raise BadInput(
             f"unknown method {name!r}{nearest(key, METHODS)}; `symerge methods` lists them"
         )
-    if "moments" in METHODS[key].needs:
-        raise BadInput(
-            f"{key} takes statistics of each expert on images, which this command does not read; "
-            f"`python -m experiments.vision --methods {key}` makes them and merges"
-        )
     return key, METHODS[key]
 
 
@@ -166,6 +176,11 @@ def method_options(settings: Settings, name: str, method: Method) -> dict[str, A
     known = set(_keywords(method.merge))
     if "base" in known and settings.base is not None:  # checked by the method
         base = METHODS.get(settings.base.replace("-", "_"))
+        if base is not None and "moments" in base.needs:
+            raise BadInput(
+                f"--base {settings.base}: takes statistics of each expert, which {name} has no "
+                "place for; choose another base"
+            )
         known |= set() if base is None else set(_keywords(base.merge))
         given["base"] = settings.base.replace("-", "_")
     known &= set(values)
@@ -173,21 +188,28 @@ def method_options(settings: Settings, name: str, method: Method) -> dict[str, A
         if key not in known:
             has = ", ".join(f"--{k.replace('_', '-')}" for k in sorted(known)) or "none but --scale"
             raise BadInput(f"--{key.replace('_', '-')} is no option of {name}; it has {has}")
+    given.pop("moments", None)  # files, which become an option once they are read
     return given
 
 
 def check_memory(
-    plan: Plan, name: str, method: Method, options: dict[str, Any], limit: int | None
+    plan: Plan,
+    name: str,
+    method: Method,
+    options: dict[str, Any],
+    limit: int | None,
+    files: Sequence[Checkpoint] = (),
 ) -> None:
-    """Says what the merge will need, before it starts.
+    """Says what the merge will need, with that of statistics in `files`, before it starts.
 
     Raises:
         BadInput: more than `limit` bytes.
     """
     from symerge_jax.cli.progress import say
     from symerge_jax.merge_plan import forecast, takes_one_leaf
+    from symerge_jax.merge_statistics import memory
 
-    need = forecast(plan, method, options)
+    need = forecast(plan, method, options) + (memory(plan, files) if files else 0)
     single = takes_one_leaf(method, options)
     how = "one tensor of all experts at a time" if single else "all task vectors at once"
     say(
@@ -248,6 +270,14 @@ def report(plan: Plan, name: str, merged: Merged) -> None:
     console = Console(stderr=True)
     console.print(table)
     console.print(f"{merged.merged} tensors merged, {merged.copied} copied", highlight=False)
+    if merged.singular:
+        console.print(
+            f"warning: {len(merged.singular)} tensors lack full rank (first {merged.singular[0]}), "
+            f"as after low-rank fine-tuning; what {name} makes of the missing directions is "
+            "arbitrary and may differ between machines",
+            style="yellow",
+            highlight=False,
+        )
     far = [
         task for task, distance in zip(plan.names, merged.distances, strict=True) if distance > FAR
     ]
@@ -258,6 +288,19 @@ def report(plan: Plan, name: str, merged: Merged) -> None:
             style="yellow",
             highlight=False,
         )
+
+
+def report_size(plan: Plan, name: str, options: dict[str, Any]) -> None:
+    """Says what one model per task takes, and what the method itself would have to store."""
+    from symerge_jax.cli.progress import say
+    from symerge_jax.merge_output import smallest_form
+
+    one = sum(leaf.info.nbytes for leaf in plan.leaves)
+    count = len(plan.experts)
+    say(
+        f"{name}: a model per task, {size(count * one)} in {count} folders; the pre-trained model "
+        f"with {name}'s masks or factors would take {size(smallest_form(plan, name, options))}"
+    )
 
 
 class _Bar:

@@ -76,7 +76,7 @@ def page() -> str:
 
 
 def _held(method: Method) -> str:
-    if method.streams or method.plan is not None:
+    if method.streams or method.plan is not None or method.norms is not None:
         return "one tensor of all experts"
     return "all task vectors"
 
@@ -95,7 +95,8 @@ def _section(name: str, method: Method) -> str:
     needs = {
         "leaves": "which leaves are matrices and how deep they lie (known for CLIP)",
         "pretrained": "the pre-trained weights",
-        "moments": "statistics of each expert on unlabelled inputs (`second_moments`)",
+        "moments": "statistics of each expert on unlabelled inputs (`symerge moments`, or "
+        "`second_moments` in memory)",
     }
     if method.needs:
         lines.append(f"Needs: {'; '.join(needs[need] for need in method.needs)}.")

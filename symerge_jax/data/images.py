@@ -19,7 +19,7 @@ import numpy as np
 
 from symerge_jax.data.decode import SUFFIXES, decode_images
 from symerge_jax.data.meta import read_meta
-from symerge_jax.data.packs import holds_images, read_labels, read_pack
+from symerge_jax.data.packs import holds_images, read_labels, read_pack, read_rows
 from symerge_jax.errors import BadInput
 
 # Of the rows of train, one in ten (rounded down, at least one) is for validation.
@@ -125,6 +125,37 @@ def read_images(path: str | Path, *, size: int, classes: Sequence[str] | None = 
     if labels is not None and classes is not None:
         _check_labels(path, labels, classes)
     return ImageSplit(images, labels, classes)
+
+
+def draw_images(path: str | Path, count: int, *, size: int, seed: int = 0) -> np.ndarray:
+    """Reads images drawn at random, without a look at labels.
+
+    Args:
+        path: as for `read_images`.
+        count: how many; all of them where there are fewer.
+        size: edge of the squares, in pixels.
+        seed: of the draw.
+
+    Returns:
+        uint8 [n, size, size, 3], in the order of `read_images`.
+
+    Raises:
+        BadInput: as for `read_images`; no image at all.
+    """
+
+    def choose(total: int) -> np.ndarray:
+        return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+
+    path = Path(path)
+    if path.is_file():
+        images = read_rows(path, choose, size=size)
+    else:
+        folders = _class_folders(path) or [path]
+        files = [file for folder in folders for file in _require_files(folder)]
+        images = _read_files([files[row] for row in choose(len(files))], size)
+    if not len(images):
+        raise BadInput(f"{path}: expected at least one image, found none; add some.")
+    return images
 
 
 def _split_off(train: ImageSplit) -> tuple[ImageSplit, ImageSplit]:

@@ -1,7 +1,7 @@
 """npz packs of images: pixel arrays, or encoded files end to end. No pickle is ever opened."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,17 +36,7 @@ def read_pack(path: Path, *, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         BadInput: naming the file, the array and the first bad row.
     """
     with _open(path) as pack:
-        if "images" in pack:
-            images = _resize_all(path, _array(path, pack, "images"), size)
-        elif "jpeg" in pack and "offsets" in pack:
-            images = _decode_all(
-                path, _array(path, pack, "jpeg"), _array(path, pack, "offsets"), size
-            )
-        else:
-            raise BadInput(
-                f"{path}: expected an array `images` (or `jpeg` and `offsets`), found "
-                f"{', '.join(pack.files) or 'no array'}; save the images under that name."
-            )
+        images = _images(path, pack, size, np.arange)
         labels = _labels(path, pack)
     if labels is not None and len(labels) != len(images):
         raise BadInput(
@@ -54,6 +44,24 @@ def read_pack(path: Path, *, size: int) -> tuple[np.ndarray, np.ndarray | None]:
             f"{len(labels)} labels; save the pack again."
         )
     return images, labels
+
+
+def read_rows(path: Path, choose: Callable[[int], np.ndarray], *, size: int) -> np.ndarray:
+    """Reads some images and no labels.
+
+    Args:
+        path: the npz file.
+        choose: number of images → int [n], the rows to read.
+        size: edge of the squares, in pixels.
+
+    Returns:
+        uint8 [n, size, size, 3].
+
+    Raises:
+        BadInput: as for `read_pack`.
+    """
+    with _open(path) as pack:
+        return _images(path, pack, size, choose)
 
 
 def read_labels(path: Path) -> np.ndarray | None:
@@ -102,6 +110,20 @@ def _array(path: Path, pack: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
         ) from error
 
 
+def _images(
+    path: Path, pack: np.lib.npyio.NpzFile, size: int, choose: Callable[[int], np.ndarray]
+) -> np.ndarray:
+    if "images" in pack:
+        return _resize_all(path, _array(path, pack, "images"), size, choose)
+    if "jpeg" in pack and "offsets" in pack:
+        arrays = _array(path, pack, "jpeg"), _array(path, pack, "offsets")
+        return _decode_all(path, *arrays, size, choose)
+    raise BadInput(
+        f"{path}: expected an array `images` (or `jpeg` and `offsets`), found "
+        f"{', '.join(pack.files) or 'no array'}; save the images under that name."
+    )
+
+
 def _labels(path: Path, pack: np.lib.npyio.NpzFile) -> np.ndarray | None:
     if "labels" not in pack:
         return None
@@ -121,7 +143,9 @@ def _labels(path: Path, pack: np.lib.npyio.NpzFile) -> np.ndarray | None:
     return labels.astype(np.int32)
 
 
-def _resize_all(path: Path, images: np.ndarray, size: int) -> np.ndarray:
+def _resize_all(
+    path: Path, images: np.ndarray, size: int, choose: Callable[[int], np.ndarray]
+) -> np.ndarray:
     rank_ok = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)
     if images.dtype != np.uint8 or not rank_ok:
         raise BadInput(
@@ -129,13 +153,20 @@ def _resize_all(path: Path, images: np.ndarray, size: int) -> np.ndarray:
             f"{images.shape}; convert them (0 to 255, channels last)."
         )
     check_size(f"{path}: `images`", *images.shape[1:3], size=size)
-    resized = np.empty((len(images), size, size, 3), np.uint8)
-    for row, image in enumerate(images):
-        resized[row] = resize_and_crop(image, size)
+    rows = choose(len(images))
+    resized = np.empty((len(rows), size, size, 3), np.uint8)
+    for out, row in zip(resized, rows, strict=True):
+        out[...] = resize_and_crop(images[row], size)
     return resized
 
 
-def _decode_all(path: Path, jpeg: np.ndarray, offsets: np.ndarray, size: int) -> np.ndarray:
+def _decode_all(
+    path: Path,
+    jpeg: np.ndarray,
+    offsets: np.ndarray,
+    size: int,
+    choose: Callable[[int], np.ndarray],
+) -> np.ndarray:
     if jpeg.dtype != np.uint8 or jpeg.ndim != 1:
         raise BadInput(
             f"{path}: expected `jpeg` as uint8 [bytes], found {jpeg.dtype} {jpeg.shape}; save the "
@@ -158,9 +189,10 @@ def _decode_all(path: Path, jpeg: np.ndarray, offsets: np.ndarray, size: int) ->
             f"{path}: `offsets` must go from 0 to the {len(jpeg)} bytes of `jpeg`, found "
             f"{offsets[0]} to {offsets[-1]}; save the pack again."
         )
-    spans = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+    rows = choose(len(offsets) - 1)
+    spans = list(zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True))
     wheres = [
         f"{path}: row {row} (bytes {start} to {end} of `jpeg`)"
-        for row, (start, end) in enumerate(spans)
+        for row, (start, end) in zip(rows, spans, strict=True)
     ]
     return decode_images([jpeg[start:end] for start, end in spans], wheres, size=size)

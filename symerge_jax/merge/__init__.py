@@ -38,7 +38,7 @@ from symerge_jax.merge.task_arithmetic import task_arithmetic
 from symerge_jax.merge.ties import plan as plan_ties
 from symerge_jax.merge.ties import ties
 from symerge_jax.merge.tsv import compress_tsv_c, tsv_c, tsv_m
-from symerge_jax.notation import Params, TaskVectors
+from symerge_jax.notation import Params
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,14 @@ METHODS: dict[str, Method] = {
     "breadcrumbs": Method(breadcrumbs, scale=0.2, streams=True, needs=("leaves",)),
     "dare": Method(dare, scale=0.3, plan=plan_dare),
     "slerp": Method(slerp, scale=1.0, tunes_scale=False, streams=True, needs=("pretrained",)),
-    "fisher": Method(
-        fisher, scale=1.0, tunes_scale=False, norms=norms_of, needs=("moments",)
-    ),
+    "fisher": Method(fisher, scale=1.0, tunes_scale=False, norms=norms_of, needs=("moments",)),
     "regmean": Method(
         regmean, scale=1.0, tunes_scale=False, streams=True, needs=("moments", "leaves")
     ),
 }
 
 
-def stored_bytes(method: Method, task_vectors: TaskVectors, **options: Any) -> int:
+def stored_bytes(method: Method, task_vectors: Any, **options: Any) -> int:
     """Returns what must be stored to serve all tasks, heads not counted; nothing is computed.
 
     Of a shared method one model; of a per-task method θ₀ and its compressed form: one vector and a
@@ -141,5 +139,6 @@ def stored_bytes(method: Method, task_vectors: TaskVectors, **options: Any) -> i
     )
     if method.compress is None:
         return model
-    stored = jax.eval_shape(partial(method.compress, **options), task_vectors)
-    return model + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stored))
+    compress = partial(method.compress, **options)
+    stored = jax.eval_shape(lambda tau: jax.tree.leaves(compress(tau)), task_vectors)
+    return model + sum(leaf.size * leaf.dtype.itemsize for leaf in stored)

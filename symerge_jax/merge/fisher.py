@@ -8,6 +8,7 @@ as in the MergeLM code. Released code takes the square of a batch's summed gradi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -60,22 +61,24 @@ def fisher(
 
 def fisher_norms(moments: Any) -> Float[Array, " task"]:
     """Returns ‖F_k‖₂ over all leaves of stacked Fisher diagonals [task, ...]."""
-    leaves = jax.tree.leaves(moments)
-    if not leaves:
+    return norms_of(jax.tree.leaves(moments))
+
+
+def norms_of(leaves: Iterable[Array]) -> Float[Array, " task"]:
+    """Returns ‖F_k‖₂ of Fisher diagonals [task, ...] that come one at a time."""
+    found = [_norms(leaf) for leaf in leaves]
+    if not found:
         raise BadInput("fisher: the statistics hold no leaf; compute them with this model")
-    largest = jnp.stack([_largest(leaf) for leaf in leaves]).max(axis=0)
+    return _norms(jnp.stack(found, axis=1))
+
+
+@jax.jit
+def _norms(leaf: Array) -> Array:
+    """‖·‖₂ of each row, which neither overflows nor vanishes where its square would."""
+    rows = jnp.abs(leaf).reshape(leaf.shape[0], -1)
+    largest = rows.max(axis=1)
     safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    return largest * jnp.sqrt(add_up(jnp.stack([_squares(leaf, safe) for leaf in leaves])))
-
-
-@jax.jit
-def _largest(leaf: Array) -> Array:
-    return jnp.abs(leaf).reshape(leaf.shape[0], -1).max(axis=1)
-
-
-@jax.jit
-def _squares(leaf: Array, unit: Array) -> Array:
-    return jnp.square(leaf.reshape(leaf.shape[0], -1) / unit[:, None]).sum(axis=1)
+    return largest * jnp.sqrt(jnp.square(rows / safe[:, None]).sum(axis=1))
 
 
 @jax.jit

@@ -33,7 +33,7 @@ def iso_c(
 
     Streams: a leaf's result depends on it alone, or on its query, key and value with `fuse_qkv`.
     Directions that the sum lacks (its smallest singular value below 1e-6 of the largest, as for
-    low-rank fine-tuning) are arbitrary yet weigh σ̄ too: a `RuntimeWarning` says so.
+    low-rank fine-tuning) are arbitrary yet weigh σ̄ too: a `RankWarning` says so.
 
     Args:
         task_vectors: τ, leaves [task, ...], floating.

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -147,7 +147,7 @@ def over_matrices(
 ) -> Params:
     """Merges matrices with `core` and all other leaves by their mean.
 
-    A matrix that no task changed is exactly 0. Outside `jax.jit` a `RuntimeWarning` names matrices
+    A matrix that no task changed is exactly 0. Outside `jax.jit` a `RankWarning` names matrices
     whose result is arbitrary in some directions; nothing is raised, and inside nothing is said.
 
     Args:
@@ -209,17 +209,24 @@ def _on_unit(
     return cut(merged, like, orientation), ratio
 
 
+class RankWarning(RuntimeWarning):
+    """Matrices lack full rank; `paths` names them."""
+
+    def __init__(self, method: str, paths: Sequence[str]) -> None:
+        super().__init__(
+            f"{method}: {len(paths)} {'matrix lacks' if len(paths) == 1 else 'matrices lack'} full "
+            f"rank (first {paths[0]}); the result is arbitrary in the missing directions and may "
+            "differ between machines"
+        )
+        self.paths = tuple(paths)
+
+
 def _warn(method: str, ratios: Mapping[str, Array]) -> None:
     if any(isinstance(ratio, Tracer) for ratio in ratios.values()):
         return
     singular = [path for path, ratio in ratios.items() if float(ratio) < SINGULAR]
     if singular:
-        warnings.warn(
-            f"{method}: {len(singular)} matrices lack full rank (first {singular[0]}); the result "
-            "is arbitrary in the missing directions and may differ between machines",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        warnings.warn(RankWarning(method, singular), stacklevel=4)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def tsv_m(
 
     Streams: a leaf's result depends on it alone, or on its query, key and value with `fuse_qkv`.
     Best called outside `jax.jit`, which compiles each leaf anew. Where tasks share directions
-    exactly (equal task vectors) the result is arbitrary in part: a `RuntimeWarning` says so.
+    exactly (equal task vectors) the result is arbitrary in part: a `RankWarning` says so.
 
     Args:
         task_vectors: τ, leaves [task, ...], floating.

@@ -1,0 +1,81 @@
+"""`symerge moments EXPERT`: the statistics that lot, regmean and fisher merge with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from symerge_jax.errors import BadInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Makes the statistics of one expert on unlabelled images, for `symerge merge`.
+
+    lot and regmean take those of kind gram, fisher takes those of kind fisher. The file belongs to
+    the expert's weights and can be used in any merge of it.
+    """
+
+    expert: tyro.conf.Positional[str]
+    """The fine-tuned model: file, folder, or owner/name[@revision]."""
+    inputs: Path
+    """Images the expert was made for: a folder, an npz pack, or a task's folder (its train)."""
+    output: Path
+    """File to write; its name ends with .safetensors."""
+    kind: Literal["gram", "fisher"] = "gram"
+    """What to work out: gram for lot and regmean, fisher for fisher."""
+    head: Path | None = None
+    """The expert's head, a file; of kind fisher."""
+    pretrained: str | None = None
+    """The model it was fine-tuned from, for an expert that lacks a part such as its projection."""
+    limit: int | None = None
+    """Images to draw at random, with seed 0; 64 for gram and 256 for fisher otherwise."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
+
+
+def main(settings: Settings) -> None:
+    """Works out and writes the statistics, and prints the file's path last."""
+    check_file(settings.output, overwrite=settings.overwrite)
+    if settings.limit is not None and settings.limit < 1:
+        raise BadInput(f"--limit must be at least 1, got {settings.limit}")
+    if settings.kind == "fisher" and settings.head is None:
+        raise BadInput(
+            "--head: statistics of kind fisher need the expert's head, as a file such as "
+            "heads/TASK.safetensors beside its weights"
+        )
+    if settings.kind == "gram" and settings.head is not None:
+        raise BadInput("--head is no option of kind gram; leave it out, or add --kind fisher")
+
+    from symerge_jax.cli.programs import keep_own_programs
+    from symerge_jax.cli.progress import say
+    from symerge_jax.moments_files import make_moments
+
+    keep_own_programs()
+    make_moments(
+        settings.expert,
+        settings.inputs,
+        settings.output,
+        kind=settings.kind,
+        head=settings.head,
+        pretrained=settings.pretrained,
+        limit=settings.limit,
+        report=say,
+    )
+    print(settings.output.absolute())
+
+
+def check_file(output: Path, *, overwrite: bool) -> None:
+    """Raises `BadInput` if the file may not be written; called before any work."""
+    if output.suffix != ".safetensors":
+        raise BadInput(f"{output}: expected a name that ends with .safetensors")
+    if output.is_dir():
+        raise BadInput(f"{output}: expected a file to write, found a folder; choose another name")
+    if output.exists() and not overwrite:
+        raise BadInput(f"{output}: is there already; choose another name or add --overwrite")
+    blocking = next((p for p in output.absolute().parents if p.exists()), None)
+    if blocking is not None and not blocking.is_dir():
+        raise BadInput(f"{output}: cannot be written, because {blocking} is a file")
