@@ -63,7 +63,7 @@ def plan(
     leaves: Any | None = None,
     **options: Any,
 ) -> OnLeaf:
-    """The passes of the base and one for the norms; then leaf by leaf.
+    """The passes of the base, and one for the norms unless that is task arithmetic; then by leaf.
 
     Returns:
         (path, τ leaf [task, ...]) → τ* leaf [...]. The options are those of `lines`.
@@ -73,19 +73,19 @@ def plan(
     facts = _by_path(leaves)
     merged = plan_inner(passes, base=base, method="lines", leaves=facts, options=options)
     slopes = _slopes(facts, beta)
-    tasks = 0
 
     def norms() -> Any:
-        nonlocal tasks
         for path, leaf in passes():
-            tasks = leaf.shape[0]
             yield _norms(leaf, merged(path, leaf))
 
-    plain, ours = jnp.asarray(add_on_host(norms()))
-    alpha = jnp.where(ours > 0, plain / jnp.where(ours > 0, ours, 1), 1) / tasks
+    if base.replace("-", "_") == "task_arithmetic":  # the ratio of the norms is 1
+        ratio = jnp.ones(())
+    else:
+        plain, ours = jnp.asarray(add_on_host(norms()))
+        ratio = jnp.where(ours > 0, plain / jnp.where(ours > 0, ours, 1), 1)
 
     def merge(path: str, leaf: Array) -> Array:
-        return _scaled(merged(path, leaf), alpha, slopes.get(path, 0.0))
+        return _scaled(merged(path, leaf), ratio / leaf.shape[0], slopes.get(path, 0.0))
 
     return merge
 

@@ -27,7 +27,6 @@ from symerge_jax.trees import wide
 
 _STRIDE = 251  # of the sample; a prime, so that it does not walk down one column of a matrix
 _BIN_BITS = 19
-_CHUNK = 1 << 16  # entries; a few such arrays stay in the cache
 _FLUSH = 1 << 20
 _WORTH_THREADS = 1 << 18
 
@@ -141,26 +140,21 @@ class _Search:
         if self.first <= zero <= self.last:
             self.counts[(zero - self.first) >> self.shift] = extra_zeros
 
-    def see(self, keys: np.ndarray, scratch: np.ndarray) -> None:
+    def see(self, entries: np.ndarray, sides: np.ndarray, keys: "_Keys") -> None:
         """Counts what lies below and sets aside what lies between.
 
         Args:
-            keys: a few entries of the task.
-            scratch: room for two flags per entry, [2, n]; fresh memory would cost as much again.
+            entries: some of the task's.
+            sides: uint8, of `_sides`.
+            keys: of the entries.
         """
-        if self.largest:
-            self.low = max(self.low, int(keys.max()))
-            return
-        kind = keys.dtype.type
-        near, not_above = scratch[:, : len(keys)]
-        np.greater_equal(keys, kind(self.first), out=near)
-        self.below += len(keys) - int(np.count_nonzero(near))
-        np.less_equal(keys, kind(self.last), out=not_above)
-        np.logical_and(near, not_above, out=near)
+        self.below += len(sides) - int(np.count_nonzero(sides))
+        near = sides == 1
         if self.first == self.last:
             self.counts[0] += np.count_nonzero(near)
             return
-        self.pending.append(keys[near] - kind(self.first))
+        found = keys.of(entries[near])
+        self.pending.append(found - found.dtype.type(self.first))
         if sum(map(len, self.pending)) > _FLUSH:
             self.flush()
 
@@ -206,25 +200,50 @@ def _by_sampling(
         row = keys.of(np.concatenate([row.astype(dtype), zeros]))
         searches.append([_guess(row, j, size + extra_zeros, keys.signed) for j in wanted])
 
-    def see(row: np.ndarray, here: list[_Search]) -> None:
-        scratch = np.empty((2, min(len(row), _CHUNK)), bool)
-        for i in range(0, len(row), _CHUNK):
-            chunk = keys.of(row[i : i + _CHUNK].astype(dtype, copy=False))
-            for search in here:
-                search.see(chunk, scratch)
+    def see(here: list[_Search], row: np.ndarray, *sides: np.ndarray) -> None:
+        for search, side in zip(here, sides, strict=True):
+            if search.found:
+                continue
+            if search.largest:
+                search.low = max(search.low, int(keys.of(row).max()))
+            else:
+                search.see(row, side, keys)
 
-    while open_ := [[s for s in task if not s.found] for task in searches]:
-        if not any(open_):
-            break
-        for search in sum(open_, []):
-            search.start(keys.zero(bits), extra_zeros)
+    compare = _sides if bits == 64 else _sides_in_one  # JAX may not have 64 bits
+    while any(not search.found for search in sum(searches, [])):
+        for search in sum(searches, []):
+            if not search.found:
+                search.start(keys.zero(bits), extra_zeros)
+        bounds = [
+            np.array([(search.first, search.last) for search in each], f"uint{bits}").T
+            for each in zip(*searches, strict=True)
+        ]
         for leaf in entries():
+            leaf = leaf.astype(dtype, copy=False)
+            sides = [np.asarray(compare(leaf, bound, keys)) for bound in bounds]
             over = pool.map if leaf.size > _WORTH_THREADS else map
-            list(over(see, rows(leaf), open_))
-        for search in sum(open_, []):
-            search.end()
+            list(over(see, searches, rows(leaf), *map(rows, sides)))
+        for search in sum(searches, []):
+            if not search.found:
+                search.end()
     found = np.array([[search.low for search in task] for task in searches], f"uint{bits}")
     return list(keys.value(found.T.copy()))
+
+
+def _sides(leaf: Array, bounds: Array, keys: _Keys) -> Array:
+    """Returns 0 where an entry's key lies below its task's bounds, 1 between, 2 above; uint8.
+
+    Args:
+        leaf: [task, ...], in the dtype to rank in.
+        bounds: keys, [two, task].
+        keys: how to make them.
+    """
+    key = keys.of(leaf)
+    first, last = bounds.reshape(2, -1, *(1 for _ in leaf.shape[1:]))
+    return (key >= first).astype("uint8") + (key > last).astype("uint8")
+
+
+_sides_in_one = jax.jit(_sides, static_argnames="keys")
 
 
 def _sampled(passes: Passes, values: Callable[[Array], Array]) -> _Sample:

@@ -1,6 +1,8 @@
 """The method inside a method: LiNeS rescales another's result, DARE changes another's input."""
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,12 +51,15 @@ def plan_inner(
             merged = entry.merge({path: jnp.asarray(leaf)}, **facts, **options)
             return jax.tree.leaves(merged)[0]
 
-        if facts or options:
-            return one
-        anywhere = jax.jit(lambda leaf: one("leaf", leaf))  # nothing depends on the path
-        return lambda path, leaf: anywhere(leaf)
+        # Without facts and options nothing depends on the path.
+        return one if facts or options else lambda path, leaf: _merged(leaf, merge=entry.merge)
     merged = entry.merge(dict(passes()), **facts, **options)
     return lambda path, leaf: merged[path]
+
+
+@partial(jax.jit, static_argnames="merge")
+def _merged(leaf: Array, *, merge: Callable[..., Any]) -> Array:
+    return merge({"leaf": leaf})["leaf"]
 
 
 def _keywords(function: Any) -> set[str]:
