@@ -25,8 +25,9 @@ from symerge_jax.checkpoints.source import TensorInfo
 from symerge_jax.errors import BadInput
 from symerge_jax.leaf_facts import named_leaves
 from symerge_jax.merge import METHODS, Method
+from symerge_jax.merge.side_by_side import side_by_side
 from symerge_jax.merge_output import Writers, allowed, averaged, card_of
-from symerge_jax.merge_plan import Leaf, Plan, takes_one_leaf
+from symerge_jax.merge_plan import Leaf, Plan, compiles_itself, takes_one_leaf
 from symerge_jax.merge_statistics import Statistics, absent
 from symerge_jax.merge_steps import (
     Distances,
@@ -108,14 +109,17 @@ def merge_files(
             else [folder / f"{k:02d}_{task}" for k, task in enumerate(plan.names)]
         )
         changed, distances = len(plan.averaged), Distances(len(plan.experts))
-        with Writers(plan, folders) as writers, jax.enable_x64(_has_float64(plan)):
+        singular: list[str] = []
+        with (
+            Writers(plan, folders) as writers,
+            jax.enable_x64(_has_float64(plan)),
+            noting_rank(singular),
+        ):
             for source in plan.rest:
                 writers.write_all(source, plan.pretrained.read(source))
             for source, value in averaged(plan):
                 writers.write_all(source, value)
-            singular: list[str] = []
-            steps = noting_rank(_steps(plan, method, options, scale), singular)
-            for done, step in enumerate(steps):
+            for done, step in enumerate(_steps(plan, method, options, scale)):
                 check_finite(plan, step)
                 writers.write_each(step.leaf.source, allowed(step.leaf, step.values))
                 changed += step.thetas is not None
@@ -163,6 +167,12 @@ def _steps(plan: Plan, method: Method, options: Mapping[str, Any], scale: float)
 
 def _streamed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     """Merges leaf by leaf; one program per shape."""
+    if compiles_itself(method):
+        return _decomposed(plan, method, options, scale)
+    return _streamed_in_one(plan, method, options, scale)
+
+
+def _streamed_in_one(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     facts = _facts(plan, method)
     options = dict(options)
     moments = options.pop("moments", None)
@@ -176,19 +186,32 @@ def _streamed(plan: Plan, method: Method, options: Mapping[str, Any], scale: flo
             own["leaves"] = replace(facts[leaf.name], depth=None, group=None, part=0)
         given = {} if moments is None else {"moments": {"leaf": moments.of(leaf)}, **norms}
         factor = np.asarray(scale, wide(leaf.info.dtype))
-        run = _merge_leaf if _compiles_itself(method) else _merge_leaf_in_one
-        found = run(
+        found = _merge_leaf(
             theta, thetas, factor, given,
             merge=_hashable(method.merge, own), with_theta="pretrained" in method.needs,
         )  # fmt: skip
         yield Step(leaf, _per_folder(found, theta), theta, thetas)
 
 
-def _compiles_itself(method: Method) -> bool:
-    """Whether to call a method outside `jax.jit`: it has programs of its own, and may warn."""
-    return "leaves" in method.needs and "moments" not in method.needs
+def _decomposed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
+    """Merges a few leaves at a time, by a method that has programs of its own and may warn."""
+    facts = _facts(plan, method)
+
+    def merge(read: tuple[Leaf, np.ndarray, np.ndarray | None]) -> list[np.ndarray]:
+        leaf, theta, thetas = read
+        if thetas is None:
+            return [theta]
+        own = {leaf.name: replace(facts[leaf.name], depth=None, group=None, part=0)}
+        tau = {leaf.name: _task_vector(theta, thetas)}
+        merged = method.merge(tau, leaves=own, **options)[leaf.name]
+        return _per_folder(_moved(theta, merged, np.asarray(scale, wide(theta.dtype))), theta)
+
+    # Fresh memory for each: several are held.
+    for (leaf, theta, thetas), values in side_by_side(merge, _leaves(plan, np.empty)):
+        yield Step(leaf, values, theta, thetas)
 
 
+@partial(jax.jit, static_argnames=("merge", "with_theta"))
 def _merge_leaf(
     theta: Array,
     thetas: Array,
@@ -203,9 +226,6 @@ def _merge_leaf(
     more = {"pretrained": {"leaf": start}} if with_theta else {}
     tau = merge({"leaf": widen(thetas) - start[None]}, **given, **more)["leaf"]
     return _moved(theta, tau, scale)
-
-
-_merge_leaf_in_one = jax.jit(_merge_leaf, static_argnames=("merge", "with_theta"))
 
 
 @jax.jit
@@ -271,7 +291,7 @@ def _at_once(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
     if "leaves" in method.needs:
         own["leaves"] = {name: fact for name, fact in _facts(plan, method).items() if name in tau}
     run = partial(method.merge, **own)
-    merged = (run if _compiles_itself(method) else jax.jit(run))(tau) if tau else {}
+    merged = (run if compiles_itself(method) else jax.jit(run))(tau) if tau else {}
     samples = {name: sample(array).copy() for name, array in tau.items()}
     tau.clear()
     for leaf in plan.leaves:

@@ -22,6 +22,7 @@ from symerge_jax.errors import BadInput
 from symerge_jax.leaf_facts import named_leaves
 from symerge_jax.merge import Method
 from symerge_jax.merge.isotropic import split_rank
+from symerge_jax.merge.side_by_side import at_a_time
 from symerge_jax.models.clip_config import VisionConfig
 from symerge_jax.trees import wide
 
@@ -268,6 +269,14 @@ def takes_one_leaf(method: Method, options: Mapping[str, Any]) -> bool:
     return alone and not options.get("fuse_qkv")
 
 
+def compiles_itself(method: Method) -> bool:
+    """Whether to call a method outside `jax.jit`: it has programs of its own, and may warn.
+
+    Merging files it takes a few leaves at a time.
+    """
+    return "leaves" in method.needs and "moments" not in method.needs and method.plan is None
+
+
 def forecast(plan: Plan, method: Method, options: Mapping[str, Any] | None = None) -> int:
     """Returns the peak memory of a merge in bytes, as far as the tensors decide it."""
     widths = [
@@ -276,5 +285,7 @@ def forecast(plan: Plan, method: Method, options: Mapping[str, Any] | None = Non
     ]
     models = len(plan.experts) + 2
     if takes_one_leaf(method, options or {}):
-        return RUNTIME_BYTES + 4 * models * max(widths)
+        # Read, being read, and task vectors; with their scratch, of each leaf that is worked on.
+        held = 2 + 3 * at_a_time() if compiles_itself(method) else 4
+        return RUNTIME_BYTES + held * models * max(widths)
     return RUNTIME_BYTES + int(sum(widths) * len(plan.experts) * method.working_set)

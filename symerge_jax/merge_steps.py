@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
@@ -25,21 +26,17 @@ class Step(NamedTuple):
 Steps: TypeAlias = Iterator[Step]
 
 
-def noting_rank(steps: Steps, singular: list[str]) -> Steps:
+@contextlib.contextmanager
+def noting_rank(singular: list[str]) -> Iterator[None]:
     """Adds the tensors of rank warnings to `singular` instead of saying each by itself."""
-    while True:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", RankWarning)
-            step = next(steps, None)
-        for one in caught:
-            if isinstance(one.message, RankWarning):
-                own = step.leaf.source if step is not None else ""
-                singular += [own if path == "leaf" else path for path in one.message.paths]
-            else:
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-        if step is None:
-            return
-        yield step
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RankWarning)
+        yield
+    for one in caught:
+        if isinstance(one.message, RankWarning):
+            singular += one.message.paths
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def check_numbers(plan: Plan, leaf: Leaf, theta: np.ndarray, thetas: np.ndarray) -> None:

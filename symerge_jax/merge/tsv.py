@@ -27,6 +27,7 @@ from symerge_jax.merge.spectral import (
     Unit,
     by_path,
     cut,
+    each_unit,
     joined,
     leading,
     mean,
@@ -175,9 +176,12 @@ def compress_tsv_c(
         Unit((path,), "out_in") for path, tau in taus.items() if tau.ndim == 3 and path not in known
     ]
     kept, factors = [], []
-    for unit in found:
+
+    def on_unit(unit: Unit) -> Factors | None:
         parts = tuple(taus[path] for path in unit.paths)
-        triplets = _factors(parts, orientation=unit.orientation, tasks=tasks)
+        return _factors(parts, orientation=unit.orientation, tasks=tasks)
+
+    for unit, triplets in each_unit(on_unit, found, taus):
         if triplets is not None:
             kept.append(unit)
             factors.append(triplets)
