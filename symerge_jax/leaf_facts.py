@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
-
 from symerge_jax.checkpoints.clip_layouts import (
     CONV,
     DENSE,
@@ -59,6 +57,8 @@ def tower_leaves(tower: dict[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: a leaf that such a tower does not have.
     """
+    from flax.traverse_util import flatten_dict, unflatten_dict  # takes half a second to import
+
     paths = flatten_dict(tower, sep="/")
     text = "token_embedding/embedding" in paths
     return unflatten_dict({path: _of_tower(path, text=text) for path in paths}, sep="/")

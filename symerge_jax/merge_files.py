@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +28,6 @@ from symerge_jax.merge import METHODS, Method
 from symerge_jax.merge.side_by_side import side_by_side
 from symerge_jax.merge_output import Writers, allowed, averaged, card_of
 from symerge_jax.merge_plan import Leaf, Plan, compiles_itself, takes_one_leaf
-from symerge_jax.merge_statistics import Statistics, absent
 from symerge_jax.merge_steps import (
     Distances,
     Step,
@@ -41,6 +40,9 @@ from symerge_jax.merge_steps import (
 from symerge_jax.notation import Array
 from symerge_jax.task_vectors import widen
 from symerge_jax.trees import wide
+
+if TYPE_CHECKING:  # it imports the network, which other merges need not wait for
+    from symerge_jax.merge_statistics import Statistics
 
 
 class Merged(NamedTuple):
@@ -92,6 +94,8 @@ def merge_files(
     """
     method = METHODS[name]
     if "moments" in method.needs and moments is None:
+        from symerge_jax.merge_statistics import absent
+
         raise absent(name)
     scale = method.scale if scale is None else scale
     settings = {"scale": scale, **(options or {})}

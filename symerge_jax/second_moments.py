@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import linen as nn
 
 from symerge_jax import trees
 from symerge_jax.cache import digest
@@ -71,12 +70,14 @@ def gram_matrices(
         BadInput: no batch; a layer's path that `params` does not have; activations that are not
             finite.
     """
+    from flax import linen  # takes half a second to import, and not every merge needs it
+
     known = dict(zip(trees.paths(params), jax.tree.leaves(params), strict=True))
 
     @jax.jit
     def sums(params: Params, inputs: Any) -> dict[str, Moment]:
         found: dict[str, Moment] = {path: _gram_of_patches(inputs, known[path]) for path in patches}
-        with nn.intercept_methods(_Watch(found)):
+        with linen.intercept_methods(_Watch(found)):
             apply(params, inputs)
         return found
 
@@ -108,13 +109,13 @@ class _Watch:
         run: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
+        context: Any,  # of flax, like the module
     ) -> Any:
         if not self._busy and context.method_name == "__call__" and args:
             self._look(context.module, args, kwargs)
         return run(*args, **kwargs)
 
-    def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _look(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         own = module.variables.get("params", {})
         kernel, scale = own.get("kernel"), own.get("scale")
         if kernel is not None and kernel.ndim == 2:

@@ -9,7 +9,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
@@ -105,17 +107,23 @@ def main(settings: Settings) -> None:
     files = [joined(path, [open_safetensors(path)]) for path in settings.moments or ()]
     with hashing() as pool:
         hashes = start_hashing([*sources, *files], pool, own_cache())
-        from symerge_jax import merge_files, merge_plan, merge_statistics, verify
+        from symerge_jax import merge_files, merge_plan
 
         name, method = find_method(settings.method)
         options = method_options(settings, name, method)
         plan = merge_plan.plan(sources[0], sources[1:], settings.names, buffers=settings.buffers)
         merge_plan.check_ranks(plan, name, options)
+        moments = None
         if "moments" in method.needs:
+            from symerge_jax import merge_statistics
+
             merge_statistics.check_files(plan, name, files)
         check_memory(plan, name, method, options, limit, files)
-        moments = merge_statistics.read_statistics(plan, name, files) if files else None
+        if "moments" in method.needs:
+            moments = merge_statistics.read_statistics(plan, name, files)
         keep_own_programs()
+        # The network, for the reference outputs, takes half a second to import: meanwhile.
+        Thread(target=import_module, args=("symerge_jax.verify",), daemon=True).start()
         with _Bar(name, len(plan.leaves)) as bar:
             merged = merge_files.merge_files(
                 plan,
@@ -126,7 +134,7 @@ def main(settings: Settings) -> None:
                 moments=moments,
                 overwrite=settings.overwrite,
                 progress=bar,
-                finish=partial(_finish, plan, verify),
+                finish=partial(_finish, plan),
                 hashes=hashes,
             )
         remember(hashes, own_cache())
@@ -136,7 +144,8 @@ def main(settings: Settings) -> None:
     print(settings.output.absolute())
 
 
-def _finish(plan: Plan, verify: Any, folder: Path) -> None:
+def _finish(plan: Plan, folder: Path) -> None:
+    from symerge_jax import verify
     from symerge_jax.checkpoints.heads import copy_heads
 
     copy_heads(plan.experts, folder)
@@ -206,12 +215,16 @@ def check_memory(
         BadInput: more than `limit` bytes.
     """
     from symerge_jax.cli.progress import say
-    from symerge_jax.merge_plan import forecast, takes_one_leaf
-    from symerge_jax.merge_statistics import memory
+    from symerge_jax.merge_plan import compiles_itself, forecast, takes_one_leaf
 
-    need = forecast(plan, method, options) + (memory(plan, files) if files else 0)
+    need = forecast(plan, method, options)
+    if files:
+        from symerge_jax.merge_statistics import memory
+
+        need += memory(plan, files)
     single = takes_one_leaf(method, options)
-    how = "one tensor of all experts at a time" if single else "all task vectors at once"
+    tensors = "a few tensors" if compiles_itself(method) else "one tensor"
+    how = f"{tensors} of all experts at a time" if single else "all task vectors at once"
     say(
         f"{name}: {len(plan.experts)} experts, {len(plan.leaves)} tensors, {how}: "
         f"about {size(need)} of memory"
