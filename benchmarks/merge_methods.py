@@ -2,6 +2,7 @@
 
     python -m benchmarks.merge_methods
     python -m benchmarks.merge_methods --methods ties pcb --no-files --json FILE
+    python -m benchmarks.merge_methods --read benchmarks/results/merge_methods.json
 
 Merges random task vectors of an image tower in memory, by the library and by PyTorch the way the
 authors' released code goes about it (`merge_methods_torch`; without PyTorch our columns stand
@@ -107,6 +108,8 @@ class Settings:
     """A folder with base, expert0, expert1, … for that, instead of making them."""
     json: Path | None = None
     """A file for the figures and the environment."""
+    read: Path | None = None
+    """Print the tables of such a file, and measure nothing."""
 
 
 class Problem(NamedTuple):
@@ -125,6 +128,9 @@ class Problem(NamedTuple):
 
 def main(settings: Settings) -> int:
     """Measures, prints the tables, writes the JSON file; returns 1 if results differ."""
+    if settings.read is not None:
+        print_record(settings.read)
+        return DONE
     settings = check(settings)
     begun_in, notes = environment(), []
     begun_in["torch"] = _torch_version()
@@ -363,12 +369,29 @@ def growth(settings: Settings) -> dict[str, dict[str, list[float]]]:
 def write_json(settings: Settings, figures: dict[str, Any], begun_in: dict[str, Any]) -> None:
     """Writes settings, figures and environment."""
     chosen = dataclasses.asdict(settings) | {"folder": settings.folder and str(settings.folder)}
-    del chosen["json"]
+    del chosen["json"], chosen["read"]
     whole = {
         "format": FORMAT, "benchmark": "merge_methods", "settings": chosen, **figures,
         "environment": begun_in,
     }  # fmt: skip
     write_atomically(settings.json or "", json.dumps(whole, indent=2) + "\n")
+
+
+def print_record(path: Path) -> None:
+    """Prints the tables of a file that `write_json` wrote.
+
+    Raises:
+        BadInput: it cannot be read, or is of another kind or format.
+    """
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as a benchmark's figures ({error})") from error
+    if not isinstance(whole, dict) or whole.get("benchmark") != "merge_methods":
+        raise BadInput(f"{path}: expected the figures of benchmarks.merge_methods")
+    if whole.get("format") != FORMAT:
+        raise BadInput(f"{path}: expected format {FORMAT}, got {whole.get('format')}; run it again")
+    print_tables(whole["settings"], whole)
 
 
 def _torch_version() -> str | None:

@@ -58,6 +58,7 @@ Made by `symerge methods --markdown` from the docstrings; do not edit.
 A method turns the task vectors τ_k = θ_k − θ₀ of K experts into τ*; the model is θ₀ + scale · τ*.
 Floating tensors take part; integer buffers, and tensors that no expert changed, are those of θ₀.
 `symerge merge NAME` runs a method on checkpoints, `METHODS["NAME"].merge` on trees in memory.
+`docs/speed.md` has the time and memory that each takes.
 """
 
 
@@ -67,15 +68,33 @@ def page() -> str:
 
     rows = [
         f"| [{name}](#{name}) | {method.kind.replace('_', ' ')} | {method.scale:g}"
-        f"{', tuned on validation data' if method.tunes_scale else ''} | {_held(method)} |"
+        f"{', tuned on validation data' if method.tunes_scale else ''} | {_held(method)} | "
+        f"{_stored(method)} |"
         for name, method in METHODS.items()
     ]
-    table = ["| name | encoders | scale | held in memory |", "|---|---|---|---|", *rows]
+    heading = "| name | encoders | scale | held in memory | stored for 8 tasks |"
+    table = [heading, "|---|---|---|---|---|", *rows]
     sections = [_section(name, method) for name, method in METHODS.items()]
     return "\n".join([_INTRO, *table, "", *sections])
 
 
+def _stored(method: Method) -> str:
+    """What serves eight tasks, in models, of a network that is all matrices of one size."""
+    import jax
+    import numpy as np
+
+    from symerge_jax.merge import stored_bytes
+
+    matrices = {"matrix": jax.ShapeDtypeStruct((8, 768, 768), np.dtype("float32"))}
+    models = stored_bytes(method, matrices) / (4 * 768**2)
+    return "1 model" if models == 1 else f"{models:.2f} models"
+
+
 def _held(method: Method) -> str:
+    from symerge_jax.merge_plan import compiles_itself
+
+    if compiles_itself(method):
+        return "a few tensors of all experts"
     if method.streams or method.plan is not None or method.norms is not None:
         return "one tensor of all experts"
     return "all task vectors"
