@@ -48,7 +48,8 @@ def accuracy_per_task(record: Record, path: str | Path) -> Path:
     names = list(scores)
     rows = -(-len(names) // _COLUMNS_PER_ROW)
     per_row = -(-len(names) // rows)
-    figure = _figure(3.2 + 0.95 * per_row, 1.0 + 3.6 * rows)
+    legend = 0.2 * len(records.methods(record)) + 0.3  # inches
+    figure = _figure(3.2 + 0.95 * per_row, max(1.0 + 3.6 * rows, legend))
     panels = figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0]
     for row, axes in enumerate(panels):
         _draw_scores(axes, {n: scores[n] for n in names[row * per_row : (row + 1) * per_row]})

@@ -8,6 +8,7 @@ In the README the table stands between `<!-- begin: NAME -->` and `<!-- end: NAM
 """
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,9 +76,12 @@ def markdown_table(record: Record) -> str:
 
 
 def best_method(record: Record) -> str | None:
-    """Returns the merged method with the highest mean, normalised where there is no mean."""
-    summary = records.summarise(record)
-    merged = {m: s for m, s in summary.items() if m not in REFERENCES}
+    """Returns the best of the methods that give one encoder for all tasks.
+
+    By the highest mean, normalised where there is no mean.
+    """
+    summary, stored = records.summarise(record), record.get("stored_encoders", {})
+    merged = {m: s for m, s in summary.items() if m not in REFERENCES and stored.get(m, 1.0) == 1.0}
     for key in ("mean", "normalised"):
         scores = {m: s[key] for m, s in merged.items() if s[key] is not None}
         if scores:
@@ -192,12 +196,20 @@ def _caption(record: Record) -> str:
     sizes = str(tests[0]) if len(tests) == 1 else f"{tests[0]}–{tests[-1]}" if tests else "no"
     environment = record["environment"]
     spread = ", mean ± std over seeds" if len(seeds) > 1 else ""
+    stored = record.get("stored_encoders", {})
+    several = any(n != 1 for m, n in stored.items() if m not in REFERENCES)
+    bold = " Bold: the best of one encoder for all tasks." if several else ""
     return (
         f"<sub>{what} on {sizes} test inputs per task, seed{'s' if len(seeds) > 1 else ''} "
-        f"{', '.join(map(str, seeds))}{spread}; norm. %: mean of score / expert's score. "
+        f"{', '.join(map(str, seeds))}{spread}; norm. %: mean of score / expert's score.{bold} "
         f"symerge_jax {environment['symerge_jax']}, jax {environment['jax']}, "
-        f"{environment['device_kind']}; `{environment['command']}`.</sub>"
+        f"{environment['device_kind']}; `{_command(environment['command'])}`.</sub>"
     )
+
+
+def _command(text: str) -> str:
+    """The command without its places: where the files of a run went changes no number."""
+    return re.sub(r" --(out|cache)(=| )\S+", "", text)
 
 
 def _row(cells: Sequence[str]) -> str:
