@@ -17,8 +17,8 @@ models: peak memory of a merge in memory, K task vectors counted, in a process o
 files: peak memory of `symerge merge` from K + 1 checkpoints in files.
 K = …: our time per task vector, the same for all K if time is linear in K.
 
-Methods that decompose matrices merge the first `--blocks` blocks only; with all of them they merge
-the whole tower, also from files. A limit that is exceeded is marked; the exit code stays 0, since a
+Methods that decompose matrices merge the first `--blocks` blocks only; from files, the whole tower.
+A limit that is exceeded is marked; the exit code stays 0, since a
 busy machine may be the reason. It is 1 if results differ.
 
 What the figures do not say:
@@ -328,7 +328,7 @@ def add_memory(settings: Settings, rows: dict[str, dict[str, Any]]) -> None:
             files = merge_io.Settings(settings.model, settings.tasks, 1, settings.folder)
             models = merge_io.checkpoints(files, Path(work))
             for name, row in rows.items():
-                if row["part"] == "all" and "moments" not in METHODS[name].needs:
+                if "moments" not in METHODS[name].needs:
                     chosen = models[: 1 + row["tasks"]]
                     sample = memory.from_files(name, chosen, Path(work))
                     row["files"] = {"seconds": sample.seconds, "peak_bytes": sample.peak_bytes}
@@ -350,17 +350,15 @@ def limits(name: str, row: dict[str, Any]) -> tuple[dict[str, float], dict[str, 
 
 
 def growth(settings: Settings) -> dict[str, dict[str, list[float]]]:
-    """Returns method → K → seconds of merging K task vectors of the whole tower."""
-    names = [name for name in settings.methods if name not in (*DECOMPOSING, "slerp")]
-    if not names:
-        return {}
-    whole = tower(settings.model)
-    everything = draw(whole.shapes, max(COUNTS))
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
-    for name in names:
+    """Returns method → K → seconds of merging K task vectors, of the same part as in `timings`."""
+    parts = {name: part_of(name, settings) for name in settings.methods if name != "slerp"}
+    shapes = {path: shape for part in parts.values() for path, shape in part.shapes.items()}
+    everything = draw(shapes, max(COUNTS)) if parts else {}
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in parts}
+    for name, part in parts.items():
         for tasks in COUNTS:
-            taus = first(everything, tasks, whole.shapes)
-            merge = ours(Problem(name, whole, taus, extras(name, whole, tasks)))
+            taus = first(everything, tasks, part.shapes)
+            merge = ours(Problem(name, part, taus, extras(name, part, tasks)))
             merge()
             found[name][str(tasks)] = [timed(merge)[0] for _ in range(settings.repeats)]
     return found

@@ -21,7 +21,7 @@ from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.experts import labels_of
 from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import Adapted, symerge
-from symerge_jax.adapt_settings import JOINT, Settings, batch_size_of
+from symerge_jax.adapt_settings import JOINT, Settings, batch_size_of, draws
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.clip import source_names
 from symerge_jax.checkpoints.hashes import hashing, start_hashing
@@ -298,7 +298,9 @@ def write(
             f"{scale:g}": round(mean, 4)
             for scale, mean in zip(tuned.scales.tolist(), agreement.tolist(), strict=True)
         }
-        card["settings"] = {"method": settings.method, "scale": tuned.scale, "agreement": tried}
+        seed = {"seed": settings.seed} if draws(settings.method) else {}
+        card["settings"] = {"method": settings.method, "scale": tuned.scale, **seed}
+        card["settings"]["agreement"] = tried
 
     def finish(folder: Path) -> None:
         if adapted.coefficients:

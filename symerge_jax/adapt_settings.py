@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from inspect import signature
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +51,19 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
+def draws(name: str) -> bool:
+    """Whether a training-free method draws at random."""
+    return "seed" in signature(MERGES[name].merge).parameters
+
+
+def without_part(method: str, keys: Iterable[str]) -> list[str]:
+    """Returns those keys of [adapt] that change nothing, which most do where nothing is trained."""
+    if method not in TUNED:
+        return []
+    used = {"method", "layer"} | ({"seed"} if draws(method) else set())
+    return [key for key in keys if key not in used]
+
+
 def settings_of(file: TasksFile) -> Settings:
     """Returns the settings of a tasks.toml over the defaults.
 
@@ -65,8 +80,8 @@ def settings_of(file: TasksFile) -> Settings:
     for key in ("iterations", "batch_size"):
         if getattr(settings, key) < 1:
             raise _unusable(file, key, "at least 1", getattr(settings, key))
-    if settings.seed < 0:
-        raise _unusable(file, "seed", "0 or more", settings.seed)
+    if not 0 <= settings.seed < 1 << 32:
+        raise _unusable(file, "seed", f"from 0 to {(1 << 32) - 1}", settings.seed)
     rate, start = settings.learning_rate, settings.initial_coefficient
     if rate is not None and not 0 < rate < np.inf:
         raise _unusable(file, "learning_rate", "a number above 0", rate)

@@ -150,7 +150,9 @@ def merge_files(
             export.write_card(one, own, known)
         if method.kind == "per_task":
             export.write_card(folder, card, known)
-    return Merged(changed, _total(plan) - changed, distances.ratios(), tuple(singular))
+    names = {leaf.name: leaf.source for leaf in plan.leaves}
+    lacking = tuple(names.get(name, name) for name in singular)
+    return Merged(changed, _total(plan) - changed, distances.ratios(), lacking)
 
 
 def _has_float64(plan: Plan) -> bool:
@@ -185,6 +187,8 @@ def _streamed_in_one(plan: Plan, method: Method, options: Mapping[str, Any], sca
         if thetas is None:
             yield Step(leaf, [theta], theta, None)
             continue
+        if method.drops:
+            check_numbers(plan, leaf, theta, thetas)
         own = dict(options)
         if "leaves" in method.needs:  # depth and name have no part in it; fewer programs without
             own["leaves"] = replace(facts[leaf.name], depth=None, group=None, part=0)
@@ -205,6 +209,7 @@ def _decomposed(plan: Plan, method: Method, options: Mapping[str, Any], scale: f
         leaf, theta, thetas = read
         if thetas is None:
             return [theta]
+        check_numbers(plan, leaf, theta, thetas)
         own = {leaf.name: replace(facts[leaf.name], depth=None, group=None, part=0)}
         tau = {leaf.name: _task_vector(theta, thetas)}
         merged = method.merge(tau, leaves=own, **options)[leaf.name]
@@ -264,6 +269,7 @@ def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
         if thetas is None:
             yield Step(leaf, [theta], theta, None)
             continue
+        check_numbers(plan, leaf, theta, thetas)
         factor = np.asarray(scale, wide(leaf.info.dtype))
         found = _moved(theta, merge(leaf.name, _task_vector(theta, thetas)), factor)
         yield Step(leaf, _per_folder(found, theta), theta, thetas)

@@ -17,7 +17,6 @@ from symerge_jax.errors import BadInput
 from symerge_jax.leaf_facts import named_leaves
 from symerge_jax.merge import METHODS, stored_bytes
 from symerge_jax.merge_plan import Leaf, Plan, is_variance
-from symerge_jax.trees import wide
 
 
 class Writers:
@@ -117,9 +116,7 @@ def smallest_form(plan: Plan, name: str, options: Mapping[str, Any]) -> int:
     """Returns the bytes in which a per-task method could serve all tasks, by masks or factors."""
     method = METHODS[name]
     shapes = {
-        leaf.name: jax.ShapeDtypeStruct(
-            (len(plan.experts), *leaf.info.shape), np.dtype(wide(leaf.info.dtype))
-        )
+        leaf.name: jax.ShapeDtypeStruct((len(plan.experts), *leaf.info.shape), leaf.info.dtype)
         for leaf in plan.leaves
     }
     more = dict(options)

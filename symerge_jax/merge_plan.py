@@ -285,7 +285,10 @@ def forecast(plan: Plan, method: Method, options: Mapping[str, Any] | None = Non
     ]
     models = len(plan.experts) + 2
     if takes_one_leaf(method, options or {}):
-        # Read, being read, and task vectors; with their scratch, of each leaf that is worked on.
-        held = 2 + 3 * at_a_time() if compiles_itself(method) else 4
-        return RUNTIME_BYTES + held * models * max(widths)
+        if not compiles_itself(method):
+            return RUNTIME_BYTES + 4 * models * max(widths)
+        # Of each leaf that is worked on: as read, task vectors, scratch. Another two are read.
+        largest = sorted(widths, reverse=True)
+        held = 3 * sum(largest[: at_a_time()]) + sum(largest[:2])
+        return RUNTIME_BYTES + models * held
     return RUNTIME_BYTES + int(sum(widths) * len(plan.experts) * method.working_set)

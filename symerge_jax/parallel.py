@@ -29,8 +29,7 @@ def use_devices(count: int | None) -> list[Device]:
     """
     if count is not None and count < 1:
         raise BadInput(f"--devices must be at least 1, got {count}")
-    cores = _cores()
-    shown = min(cores, 8) if count is None else min(count, max(cores, 8))
+    shown = min(cores(), 8) if count is None else min(count, max(cores(), 8))
     with contextlib.suppress(RuntimeError):  # JAX has started already: take what it shows
         jax.config.update("jax_num_cpu_devices", shown)
     devices = jax.devices()
@@ -42,7 +41,7 @@ def use_devices(count: int | None) -> list[Device]:
     return devices[:count]
 
 
-def _cores() -> int:
+def cores() -> int:
     """The processors this process may use, which in a container are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -116,7 +116,8 @@ def tune_scale(
     accuracies = 100 * hits / np.array([len(own) for own in inputs])
     best = np.full(len(heads), 100.0) if reference is None else np.asarray(reference, float)
     scores = (accuracies / np.maximum(best, 1e-9)).mean(axis=1)
-    return Tuned(float(grid[int(np.argmax(scores))]), grid, accuracies, scores)
+    best_one = int(np.argmax(np.round(scores, 9)))  # equal but for rounding: the smallest
+    return Tuned(float(grid[best_one]), grid, accuracies, scores)
 
 
 def _rows(sizes: Sequence[int], batch_size: int) -> list[tuple[int, np.ndarray]]:

@@ -16,31 +16,36 @@ import numpy as np
 from symerge_jax import trees
 from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.adapt_files import Prepared
+from symerge_jax.adapt_settings import draws
 from symerge_jax.classifier import encoder, logits_of
 from symerge_jax.leaf_facts import tower_leaves
 from symerge_jax.merge import METHODS
+from symerge_jax.merge_plan import check_ranks
 from symerge_jax.models.heads import stack_heads
 from symerge_jax.task_vectors import add
 from symerge_jax.tune import Tuned, grid_of, tune_scale
 
 
-def merge_and_tune(prepared: Prepared, name: str) -> tuple[Adapted, Tuned]:
+def merge_and_tune(prepared: Prepared, name: str, *, seed: int = 0) -> tuple[Adapted, Tuned]:
     """Merges, and chooses the scale by agreement with the experts; no label takes part.
 
     Args:
         prepared: of `adapt_files.prepare`.
         name: of the method, an entry of `adapt_settings.TUNED`.
+        seed: of a method that draws at random.
 
     Returns:
         The model, with the heads as they were, nothing trained (no coefficients, no losses); and
         what each scale gave, `accuracies` being agreement in percent.
     """
     entry = METHODS[name]
-    facts = {"leaves": tower_leaves(prepared.tower)} if "leaves" in entry.needs else {}
-    merged = entry.merge(prepared.task_vectors, **facts)
-    start, aside = trees.split(
-        prepared.tower, lambda path, _: path in set(trees.paths(prepared.task_vectors))
-    )
+    check_ranks(prepared.plan, name, {})
+    more: dict[str, Any] = {"seed": seed} if draws(name) else {}
+    if "leaves" in entry.needs:
+        more["leaves"] = tower_leaves(prepared.tower)
+    merged = entry.merge(prepared.task_vectors, **more)
+    trained = set(trees.paths(prepared.task_vectors))
+    start, aside = trees.split(prepared.tower, lambda path, _: path in trained)
     heads, classes = stack_heads([task.head.head for task in prepared.tasks])
     logits = logits_of(encoder(prepared.pretrained.vision))
 

@@ -32,7 +32,7 @@ def refusal(capsys, tmp_path, tiny):
         (("--method", "symrge"), "method must be one of symerge, symerge_coefficients"),
         (("--iterations", 0), "iterations must be at least 1, got 0"),
         (("--batch-size", -1), "batch_size must be at least 1, got -1"),
-        (("--seed", -1), "seed must be 0 or more, got -1"),
+        (("--seed", -1), "seed must be from 0 to 4294967295, got -1"),
         (("--learning-rate", "nan"), "learning_rate must be a number above 0, got nan"),
         (("--learning-rate", 0), "learning_rate must be a number above 0, got 0.0"),
         (("--initial-coefficient", "inf"), "initial_coefficient must be a finite number"),

@@ -8,7 +8,9 @@ from from_disk import over_disk
 from trees_close import assert_trees_close, assert_trees_equal
 
 from symerge_jax.errors import BadInput
+from symerge_jax.merge import METHODS
 from symerge_jax.merge.dare import dare, plan
+from symerge_jax.merge.leaves import Leaf
 from symerge_jax.merge.task_arithmetic import task_arithmetic
 from symerge_jax.merge.ties import ties
 
@@ -78,3 +80,21 @@ def test_jit_and_leaves_from_disk_change_nothing(base):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(BadInput, match=message):
         dare(TAU, **options)
+
+
+@pytest.mark.parametrize("base", ["lines", "iso_cts", "breadcrumbs", "tsv_m"])
+def test_facts_about_leaves_reach_the_base(base):
+    tau = {"a": {"w": jax.random.normal(jax.random.key(0), (2, 12, 8))},
+           "b": {"w": jax.random.normal(jax.random.key(1), (2, 12, 8))}}  # fmt: skip
+    facts = {"a": {"w": Leaf("in_out", depth=0)}, "b": {"w": Leaf("in_out", depth=1)}}
+    expected = METHODS[base].merge(tau, leaves=facts)
+    assert_trees_equal(dare(tau, density=1.0, base=base, leaves=facts), expected)
+    with_defaults = METHODS[base].merge(tau)
+    differs = not np.allclose(with_defaults["b"]["w"], expected["b"]["w"], atol=1e-4)
+    assert differs == (base != "tsv_m")  # which does not care how a matrix lies
+
+
+def test_the_choice_of_a_generator_elsewhere_changes_nothing():
+    expected = dare(TAU)
+    with jax.default_prng_impl("rbg"):
+        assert_trees_equal(dare(TAU), expected)

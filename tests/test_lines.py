@@ -8,6 +8,7 @@ from from_disk import over_disk
 from trees_close import assert_trees_close
 
 from symerge_jax.errors import BadInput
+from symerge_jax.merge import METHODS
 from symerge_jax.merge.average import weight_average
 from symerge_jax.merge.leaves import Leaf
 from symerge_jax.merge.lines import lines, plan
@@ -93,3 +94,14 @@ def test_jit_and_leaves_from_disk_change_nothing(base):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(BadInput, match=message):
         lines(TAU, **options)
+
+
+def test_a_base_can_join_query_key_and_value():
+    tau = {name: jax.random.normal(jax.random.key(k), (2, 6, 6)) for k, name in enumerate("qkv")}
+    facts = {name: Leaf("out_in", depth=0, group="g", part=part) for part, name in enumerate("qkv")}
+    joined = METHODS["iso_c"].merge(tau, leaves=facts, fuse_qkv=True)
+    found = lines(tau, base="iso_c", leaves=facts, fuse_qkv=True, beta=0.0)
+    plain, ours = (sum(np.abs(np.asarray(x)).sum() for x in tree.values())
+                   for tree in (jax.tree.map(lambda x: x.sum(0), tau), joined))  # fmt: skip
+    for name, leaf in joined.items():
+        np.testing.assert_allclose(found[name], leaf * plain / ours / 2, rtol=1e-4, atol=1e-6)

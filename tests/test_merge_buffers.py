@@ -7,6 +7,8 @@ import pytest
 import safetensors.numpy
 from commands import symerge
 
+from symerge_jax.merge import METHODS
+
 KERNEL, MEAN, VAR, COUNT = (
     "conv.weight", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked",
 )  # fmt: skip
@@ -121,3 +123,46 @@ def test_what_a_per_task_method_would_store_is_said(capsys, merge, tmp_path):
     says = capsys.readouterr().err
     assert "emr: a model per task, 160 B in 2 folders" in says
     assert "masks or factors would take 176 B" in says
+
+
+@pytest.mark.parametrize(
+    # LiNeS needs blocks, which this network does not have.
+    "method",
+    [name for name, one in METHODS.items() if "moments" not in one.needs and name != "lines"],
+)
+def test_a_number_that_is_not_finite_is_found_by_every_method(capsys, tmp_path, method):
+    words = many(tmp_path, 2)
+    bad = model(2, [1, 1], [1, 1], 0)
+    bad[KERNEL][2, 3] = np.nan
+    path = tmp_path / "e1.safetensors"
+    safetensors.numpy.save_file(bad, path)
+    more = ["--common-fraction", "0.5"] if method == "iso_cts" else []
+    assert symerge("merge", method, *words, *more) == 2
+    assert f"{path}: tensor {KERNEL} holds NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "says"),
+    [
+        ("ties", ["--quantile-extra-zeros", "-50"], "quantile_extra_zeros must lie between 0 and"),
+        ("pcb", ["--quantile-extra-zeros", "-1"], "quantile_extra_zeros must lie between 0 and"),
+        (
+            "dare",
+            ["--seed", "99999999999999999999"],
+            "dare: seed must lie between 0 and 4294967295",
+        ),
+        ("dare", ["--seed", "-1"], "dare: seed must lie between 0 and 4294967295, got -1"),
+        ("task_arithmetic", ["--scale", "nan"], "--scale must be a finite number, got nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(capsys, tmp_path, method, words, says):
+    assert symerge("merge", method, *many(tmp_path, 2), *words) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_threshold_beyond_the_tasks_keeps_nothing(tmp_path):
+    assert symerge("merge", "consensus", *many(tmp_path, 2), "--threshold", "99999999999") == 0
+    found = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    np.testing.assert_array_equal(found[KERNEL], np.eye(4))

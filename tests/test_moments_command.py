@@ -154,8 +154,17 @@ def test_of_a_tasks_folder_the_training_images_are_taken(tmp_path, tiny, written
 
 
 def test_a_file_that_is_there_is_replaced_when_asked(tmp_path, written):
-    (tmp_path / "sky.safetensors").write_text("of before")
+    first = written("--limit", 3)
+    assert rows(first) == 3
     assert rows(written("--overwrite")) == SKY
+
+
+def test_a_model_is_not_replaced_by_its_statistics(refusal, tiny):
+    path = tiny.experts["open_clip"]["sky"] / "open_clip_model.safetensors"
+    before = path.read_bytes()
+    says = refusal("--overwrite", output=path)
+    assert f"{path}: holds something else than statistics" in says
+    assert path.read_bytes() == before
 
 
 def test_an_expert_without_its_projection(tmp_path, tiny, written, without_projection):

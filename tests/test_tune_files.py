@@ -77,3 +77,21 @@ def test_a_per_task_method_is_refused(capsys, tmp_path, tiny):
     says = capsys.readouterr().err
     assert "method must be one of symerge" in says
     assert "got 'emr'" in says
+
+
+def test_the_seed_of_a_random_method_counts_and_is_on_the_card(tmp_path, tiny):
+    file = write_tasks(tmp_path / "tasks.toml", tiny)
+    for name, seed in (("a", 3), ("b", 4)):
+        words = ["--method", "dare", "--seed", seed, "--output", tmp_path / name]
+        assert symerge("adapt", file, *words) == 0
+        assert card(tmp_path / name)["settings"]["seed"] == seed
+    name = "open_clip_model.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() != (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("option", ["--iterations", "--seed"])
+def test_an_option_that_has_no_part_is_refused(capsys, tmp_path, tiny, option):
+    file = write_tasks(tmp_path / "tasks.toml", tiny)
+    words = ["--method", "ties", option, 3, "--output", tmp_path / "out"]
+    assert symerge("adapt", file, *words) == 2
+    assert f"{option} has no part in ties, which trains nothing" in capsys.readouterr().err

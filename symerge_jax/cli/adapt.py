@@ -56,19 +56,29 @@ def main(settings: Settings) -> None:
         raise BadInput(f"--limit must be at least 1, got {settings.limit}")
     file = read_tasks_file(settings.tasks)
     given = {key: getattr(settings, key) for key in _OF_ADAPT}
-    file = file._replace(adapt=file.adapt | {k: v for k, v in given.items() if v is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    in_file = file.adapt.keys() - given.keys()
+    file = file._replace(adapt=file.adapt | given)
 
     from symerge_jax import adapt_files, adapt_settings
     from symerge_jax.cli.programs import keep_own_programs
     from symerge_jax.cli.progress import Bars, say
 
     chosen = adapt_settings.settings_of(file)
+    for key in adapt_settings.without_part(chosen.method, given):
+        raise BadInput(
+            f"--{key.replace('_', '-')} has no part in {chosen.method}, which trains nothing; "
+            "leave it out"
+        )
+    idle = adapt_settings.without_part(chosen.method, sorted(in_file))
+    if idle:
+        say(f"{', '.join(idle)} in [adapt] has no part in {chosen.method}, which trains nothing")
     keep_own_programs()
     prepared = adapt_files.prepare(file, limit=settings.limit, report=say)
     if chosen.method in adapt_settings.TUNED:
         from symerge_jax.tune_files import merge_and_tune
 
-        adapted, tuned = merge_and_tune(prepared, chosen.method)
+        adapted, tuned = merge_and_tune(prepared, chosen.method, seed=chosen.seed)
         say(f"{chosen.method}: scale {tuned.scale:g} of {tuned.scales[0]:g} to "
             f"{tuned.scales[-1]:g} agrees most with the experts")  # fmt: skip
     else:

@@ -40,6 +40,8 @@ class Settings:
 def main(settings: Settings) -> None:
     """Works out and writes the statistics, and prints the file's path last."""
     check_file(settings.output, overwrite=settings.overwrite)
+    if settings.overwrite:
+        check_own(settings.output)
     if settings.limit is not None and settings.limit < 1:
         raise BadInput(f"--limit must be at least 1, got {settings.limit}")
     if settings.kind == "fisher" and settings.head is None:
@@ -66,6 +68,24 @@ def main(settings: Settings) -> None:
         report=say,
     )
     print(settings.output.absolute())
+
+
+def check_own(output: Path) -> None:
+    """Raises `BadInput` if there is a file that this command did not write: a model, say."""
+    import safetensors
+
+    if not output.exists():
+        return
+    try:
+        with safetensors.safe_open(output, framework="np") as file:
+            kind = (file.metadata() or {}).get("kind")
+    except (OSError, safetensors.SafetensorError):
+        kind = None
+    if kind != "second moments":
+        raise BadInput(
+            f"{output}: holds something else than statistics, which --overwrite does not replace; "
+            "choose another name"
+        )
 
 
 def check_file(output: Path, *, overwrite: bool) -> None:

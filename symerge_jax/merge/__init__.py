@@ -58,6 +58,8 @@ class Method:
         norms: of a method that treats a leaf alone once it is told one number per task:
             (statistics [task, ...] of all leaves, one at a time) → its option `norms` [task].
         compress: of a per-task method, what is stored: `materialise(k)` gives τ*_k.
+        drops: whether an entry of a task vector may have no part in the result, so that NaN in it
+            would go unnoticed.
         working_set: of a method that needs everything at once, its peak memory in multiples of
             all K task vectors, as measured; for the forecast of `symerge merge`.
     """
@@ -71,12 +73,15 @@ class Method:
     norms: Callable[..., Any] | None = None
     needs: tuple[Literal["leaves", "pretrained", "moments"], ...] = ()
     compress: Callable[..., Any] | None = None
+    drops: bool = True
     working_set: float = 1.0
 
 
 METHODS: dict[str, Method] = {
-    "weight_average": Method(weight_average, scale=1.0, tunes_scale=False, streams=True),
-    "task_arithmetic": Method(task_arithmetic, scale=0.3, streams=True),
+    "weight_average": Method(
+        weight_average, scale=1.0, tunes_scale=False, streams=True, drops=False
+    ),
+    "task_arithmetic": Method(task_arithmetic, scale=0.3, streams=True, drops=False),
     "ties": Method(ties, scale=1.0, plan=plan_ties),
     "magmax": Method(magmax, scale=0.5, streams=True),
     "pcb": Method(pcb, scale=1.2, plan=plan_pcb),
@@ -113,7 +118,7 @@ METHODS: dict[str, Method] = {
     ),
     "lot": Method(lot, scale=1.2, streams=True, needs=("moments", "leaves")),
     "breadcrumbs": Method(breadcrumbs, scale=0.2, streams=True, needs=("leaves",)),
-    "dare": Method(dare, scale=0.3, plan=plan_dare),
+    "dare": Method(dare, scale=0.3, plan=plan_dare, needs=("leaves",)),
     "slerp": Method(slerp, scale=1.0, tunes_scale=False, streams=True, needs=("pretrained",)),
     "fisher": Method(fisher, scale=1.0, tunes_scale=False, norms=norms_of, needs=("moments",)),
     "regmean": Method(

@@ -10,9 +10,7 @@ whatever axis that is here, and the whole of a vector; the paper speaks of whole
 rows are as short as its kernel is wide: ⌊n β⌋ is then 0 and nothing of it stays.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
@@ -24,8 +22,9 @@ from jax.core import Tracer
 from symerge_jax.errors import BadInput
 from symerge_jax.merge.leaves import Leaf, facts_or_default
 from symerge_jax.merge.sparsify import check_fraction
+from symerge_jax.merge.spectral import by_path, each_unit
 from symerge_jax.notation import Array, Bool, Params, TaskVectors
-from symerge_jax.trees import add_up, path_name, wide
+from symerge_jax.trees import add_up, wide
 
 VARIANTS = ("rows", "tensor")
 
@@ -70,15 +69,20 @@ def breadcrumbs(
         )
     facts = facts_or_default(task_vectors, leaves)
 
-    def merge(path: Any, tau: Array) -> Array:
+    def merge(item: tuple[str, Array]) -> Array:
+        path, tau = item
         if tau.ndim == 1:
             return add_up(tau)  # scalars
-        axis = _row_axis(facts[path_name(path)], tau.ndim - 1) if variant == "rows" else None
+        if tau.size == 0:
+            return tau[0]
+        axis = _row_axis(facts[path], tau.ndim - 1) if variant == "rows" else None
         on_host = jax.default_backend() == "cpu" and not isinstance(tau, Tracer)
         run = _masked_sum_on_host if on_host else _masked_sum
         return run(tau, axis=axis, keep=float(keep), remove=float(remove))
 
-    return jax.tree_util.tree_map_with_path(merge, task_vectors)
+    taus = by_path(task_vectors)
+    merged = [result for _, result in each_unit(merge, list(taus.items()), taus)]
+    return jax.tree.structure(task_vectors).unflatten(merged)
 
 
 def _row_axis(fact: Leaf, ndim: int) -> int:
@@ -101,13 +105,10 @@ def _masked_sum_on_host(tau: Array, *, axis: int | None, keep: float, remove: fl
     ranks = _ranks(merged.shape[-1], keep, remove)
     step = max(1, _AT_ONCE // merged.shape[-1])
 
-    def add(start: int) -> None:
+    for start in range(0, len(merged), step):
         part = merged[start : start + step]
         for rows in lines[:, start : start + step]:
             part += _masked_rows(np.ascontiguousarray(rows), *ranks)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(add, range(0, len(merged), step)))
     if axis is not None:
         rest = [n for i, n in enumerate(shape) if i != axis % len(shape)]
         merged = np.moveaxis(merged.reshape(*rest, shape[axis]), -1, axis)

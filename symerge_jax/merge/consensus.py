@@ -76,7 +76,12 @@ def plan(
 
     def merge(path: str, leaf: Array) -> Array:
         lam = check_scale(mask_scale, leaf, method="consensus")
-        return _agreed(leaf, merged(path, leaf), lam, jnp.asarray(int(threshold), jnp.int32))
+        return _agreed(
+            leaf,
+            merged(path, leaf),
+            lam,
+            jnp.asarray(min(int(threshold), leaf.shape[0] + 1), jnp.int32),
+        )
 
     return merge
 

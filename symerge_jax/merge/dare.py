@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
-from symerge_jax.merge.leaves import OnLeaf, Passes, over_leaves
+from symerge_jax.errors import BadInput
+from symerge_jax.merge.leaves import OnLeaf, Passes, facts_by_path, over_leaves
 from symerge_jax.merge.sparsify import check_fraction
 from symerge_jax.merge.wrapped import plan_inner
 from symerge_jax.notation import Array, Params, TaskVectors
@@ -35,6 +36,7 @@ def dare(
     density: float = 0.5,
     base: str = "task_arithmetic",
     seed: int = 0,
+    leaves: Any | None = None,
     **options: Any,
 ) -> Params:
     """Returns the base's merge of the thinned task vectors.
@@ -43,16 +45,19 @@ def dare(
         task_vectors: τ, leaves [task, ...], floating.
         density: probability 1 − p with which an entry stays, in (0, 1].
         base: the shared method that merges, an entry of `METHODS`.
-        seed: of the draws; the same seed gives the same result.
+        seed: of the draws, from 0 to 2³² − 1; the same seed gives the same result.
+        leaves: facts about the leaves, for a base that takes some.
         options: of the base.
 
     Returns:
         Leaves [...] of the same dtypes.
 
     Raises:
-        BadInput: a density outside (0, 1], an unknown base or option of it.
+        BadInput: a density outside (0, 1], a seed out of range, an unknown base or option of it.
     """
-    return over_leaves(plan, task_vectors, density=density, base=base, seed=seed, **options)
+    return over_leaves(
+        plan, task_vectors, density=density, base=base, seed=seed, leaves=leaves, **options
+    )
 
 
 def plan(
@@ -61,6 +66,7 @@ def plan(
     density: float = 0.5,
     base: str = "task_arithmetic",
     seed: int = 0,
+    leaves: Any | None = None,
     **options: Any,
 ) -> OnLeaf:
     """The passes of the base, none for task arithmetic; then leaf by leaf.
@@ -69,7 +75,9 @@ def plan(
         (path, τ leaf [task, ...]) → τ* leaf [...]. The options are those of `dare`.
     """
     check_fraction(density, name="density", method="dare")
-    key = jax.random.key(seed)
+    if not 0 <= seed < 1 << 32:
+        raise BadInput(f"dare: seed must lie between 0 and {(1 << 32) - 1}, got {seed}")
+    key = jax.random.key(seed, impl="threefry2x32")
 
     def thin(path: str, leaf: Array) -> Array:
         place = jax.random.fold_in(key, zlib.crc32(path.encode()))
@@ -79,7 +87,9 @@ def plan(
         for path, leaf in passes():
             yield path, thin(path, leaf)
 
-    inner = plan_inner(thinned, base=base, method="dare", leaves=None, options=options)
+    inner = plan_inner(
+        thinned, base=base, method="dare", leaves=facts_by_path(leaves), options=options
+    )
     return lambda path, leaf: inner(path, thin(path, leaf))
 
 

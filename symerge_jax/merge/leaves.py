@@ -64,6 +64,14 @@ def facts_or_default(task_vectors: TaskVectors, leaves: Any | None) -> dict[str,
     return facts
 
 
+def facts_by_path(leaves: Any | None) -> dict[str, Leaf] | None:
+    """Returns path → facts of a pytree of `Leaf`, or of path → `Leaf`; None of None."""
+    if leaves is None:
+        return None
+    given = jax.tree_util.tree_leaves_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))
+    return {path_name(path): leaf for path, leaf in given}
+
+
 def over_leaves(plan: Callable[..., OnLeaf], task_vectors: TaskVectors, **options: Any) -> Params:
     """Carries out a plan on task vectors in memory.
 
@@ -75,7 +83,8 @@ def over_leaves(plan: Callable[..., OnLeaf], task_vectors: TaskVectors, **option
 
     def passes() -> Iterator[tuple[str, Array]]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(task_vectors):
-            yield path_name(path), leaf
+            if leaf.size:
+                yield path_name(path), leaf
 
     merge = plan(passes, **options)
     return jax.tree_util.tree_map_with_path(

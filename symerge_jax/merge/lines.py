@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from symerge_jax.errors import BadInput
-from symerge_jax.merge.leaves import Leaf, OnLeaf, Passes, over_leaves
+from symerge_jax.merge.leaves import Leaf, OnLeaf, Passes, facts_by_path, over_leaves
 from symerge_jax.merge.reductions import add_on_host, sum_entries
 from symerge_jax.merge.wrapped import plan_inner
 from symerge_jax.notation import Array, Float, Params, TaskVectors
-from symerge_jax.trees import add_up, path_name, wide
+from symerge_jax.trees import add_up, wide
 
 
 def lines(
@@ -70,7 +70,7 @@ def plan(
     """
     if not 0 <= beta < float("inf"):
         raise BadInput(f"lines: beta must be a number from 0, got {beta}")
-    facts = _by_path(leaves)
+    facts = _with_depths(leaves)
     merged = plan_inner(passes, base=base, method="lines", leaves=facts, options=options)
     slopes = _slopes(facts, beta)
 
@@ -90,12 +90,9 @@ def plan(
     return merge
 
 
-def _by_path(leaves: Any | None) -> dict[str, Leaf] | None:
-    if leaves is None:
-        return None
-    given = jax.tree_util.tree_leaves_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))
-    facts = {path_name(path): leaf for path, leaf in given}
-    if all(leaf.depth is None for leaf in facts.values()):
+def _with_depths(leaves: Any | None) -> dict[str, Leaf] | None:
+    facts = facts_by_path(leaves)
+    if facts is not None and all(leaf.depth is None for leaf in facts.values()):
         raise BadInput("lines: no leaf has a depth; give the block that each leaf belongs to")
     return facts
 

@@ -9,7 +9,6 @@ practice two passes: the sample and one more.
 Traced arrays take sixteen rounds of counting instead, two bits each (thirty-two in float64).
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,13 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from symerge_jax.errors import BadInput
 from symerge_jax.merge.leaves import Passes
 from symerge_jax.merge.reductions import rows, sum_entries
 from symerge_jax.notation import Array
+from symerge_jax.parallel import cores
 from symerge_jax.trees import wide
 
 _STRIDE = 251  # of the sample; a prime, so that it does not walk down one column of a matrix
 _BIN_BITS = 19
+_MOST_ZEROS = 10**10  # the sample has its share of them
 _FLUSH = 1 << 20
 _WORTH_THREADS = 1 << 18
 
@@ -52,6 +54,10 @@ def smallest(
     Returns:
         One array [task] per rank, float32, or float64 if any entry is.
     """
+    if not 0 <= extra_zeros <= _MOST_ZEROS:
+        raise BadInput(
+            f"quantile_extra_zeros must lie between 0 and {_MOST_ZEROS}, got {extra_zeros}"
+        )
     _, first = next(iter(passes()))
     if isinstance(values(first), Tracer):
         leaves = [values(leaf) for _, leaf in passes()]
@@ -62,7 +68,7 @@ def smallest(
             yield np.asarray(values(leaf))
 
     sample = _sampled(passes, values)
-    with ThreadPoolExecutor(min(first.shape[0], os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(first.shape[0], cores())) as pool:
         return _by_sampling(sample, entries, ranks, _Keys(signed), extra_zeros, pool)
 
 

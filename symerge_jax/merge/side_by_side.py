@@ -7,13 +7,16 @@ and 1.2 s, Iso-CTS 6.1, 5.4 and 3.8 s). An accelerator takes them in turn.
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Any, TypeVar
 
 import jax
+
+from symerge_jax.parallel import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,12 +31,33 @@ def at_a_time() -> int:
     """
     if jax.default_backend() != "cpu" or _setting("jax_default_device") is not None:
         return 1
-    return min(_MOST, os.cpu_count() or 1)
+    return min(_MOST, cores())
 
 
 def _setting(name: str) -> Any:
     """Returns an option of JAX as it holds in this thread."""
     return getattr(jax.config, name)
+
+
+_lock = Lock()
+_limits: list[Any] = []  # one entry per caller that is inside; the first can be undone
+
+
+@contextlib.contextmanager
+def _few_threads(count: int) -> Iterator[None]:
+    """Limits the threads of LAPACK: by the first who comes, until the last has gone."""
+    import scipy.linalg  # noqa: F401  (JAX takes its LAPACK; loaded now, so that the limit holds)
+    from threadpoolctl import threadpool_limits
+
+    with _lock:
+        _limits.append(_limits[0] if _limits else threadpool_limits(count, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _lock:
+            limit = _limits.pop()
+            if not _limits:
+                limit.restore_original_limits()
 
 
 def side_by_side(
@@ -50,9 +74,6 @@ def side_by_side(
         for item in items:
             yield item, function(item)
         return
-    import scipy.linalg  # noqa: F401  (JAX takes its LAPACK; loaded now, so that the limit holds)
-    from threadpoolctl import threadpool_limits
-
     wide = _setting("jax_enable_x64")  # what a context manager set is not seen by threads
 
     def run(item: Item) -> Result:
@@ -60,8 +81,7 @@ def side_by_side(
             return function(item)
 
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    each = max(1, (os.cpu_count() or 1) // workers)
-    with threadpool_limits(each, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with _few_threads(max(1, cores() // workers)), ThreadPoolExecutor(workers) as pool:
         for item in items:
             waiting.append((item, pool.submit(run, item)))
             if len(waiting) == workers:

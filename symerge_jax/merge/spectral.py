@@ -23,7 +23,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,9 @@ _SMALLEST_SIDE = 128  # below, the SVD takes no time worth saving
 
 # [task, out, in] → ([out, in], smallest over largest singular value of what was inverted)
 Core = Callable[..., tuple[Array, Array]]
+
+
+Item = TypeVar("Item")
 
 
 class Unit(NamedTuple):
@@ -165,7 +168,9 @@ def over_matrices(
     facts = facts_or_default(task_vectors, leaves)
     taus = by_path(task_vectors)
     found = units(
-        {path: facts[path] for path in taus}, fuse_qkv=fuse_qkv, conv_as_matrix=conv_as_matrix
+        {path: facts[path] for path in taus if taus[path].size},
+        fuse_qkv=fuse_qkv,
+        conv_as_matrix=conv_as_matrix,
     )
 
     def on_unit(unit: Unit) -> tuple[tuple[Array, ...], Array]:
@@ -186,8 +191,8 @@ def over_matrices(
 
 
 def each_unit(
-    function: Callable[[Unit], Any], found: Sequence[Unit], taus: Mapping[str, Array]
-) -> Iterator[tuple[Unit, Any]]:
+    function: Callable[[Item], Any], found: Sequence[Item], taus: Mapping[str, Array]
+) -> Iterator[tuple[Item, Any]]:
     """Yields each unit and what `function` makes of it, several at a time where that is faster."""
     if len(found) < 2 or any(isinstance(tau, Tracer) for tau in taus.values()):
         return ((unit, function(unit)) for unit in found)

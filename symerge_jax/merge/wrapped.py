@@ -45,7 +45,8 @@ def plan_inner(
     facts = {"leaves": leaves} if takes_leaves else {}
     if entry.plan is not None:
         return entry.plan(passes, **facts, **options)
-    if entry.streams:
+    # Query, key and value as one matrix are three leaves, and statistics are those of all.
+    if entry.streams and not options.get("fuse_qkv") and "moments" not in options:
 
         def one(path: str, leaf: Array) -> Array:
             merged = entry.merge({path: jnp.asarray(leaf)}, **facts, **options)
