@@ -63,6 +63,7 @@ from benchmarks.merge_methods_problem import (
 from benchmarks.merge_methods_table import print_tables
 from experiments.environment import environment
 from symerge_jax.cli.errors import CHECK_FAILED, DONE, nearest, run
+from symerge_jax.cli.progress import say
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
 from symerge_jax.merge import METHODS
@@ -246,6 +247,7 @@ def timings(settings: Settings, bandwidth: float, *, with_torch: bool) -> dict[s
     """Returns one row per method: seconds, ratios and whether the results agree."""
     rows = {}
     for problem in problems(settings):
+        say(f"timing {problem.name}")
         row = pairs(problem, settings.repeats, with_torch=with_torch)
         floor = problem.tasks * problem.part.bytes / bandwidth
         part = "all" if problem.part.bytes == problem.part.whole_bytes else (
@@ -321,6 +323,7 @@ def add_memory(settings: Settings, rows: dict[str, dict[str, Any]]) -> None:
     """Adds to the rows what merging in memory and from files takes."""
     if settings.memory:
         for name, row in rows.items():
+            say(f"memory of {name}")
             blocks = settings.blocks if name in DECOMPOSING else None
             row["memory"] = memory.in_memory(settings.model, name, row["tasks"], blocks)
     if settings.files:
@@ -329,6 +332,7 @@ def add_memory(settings: Settings, rows: dict[str, dict[str, Any]]) -> None:
             models = merge_io.checkpoints(files, Path(work))
             for name, row in rows.items():
                 if "moments" not in METHODS[name].needs:
+                    say(f"{name} from files")
                     chosen = models[: 1 + row["tasks"]]
                     sample = memory.from_files(name, chosen, Path(work))
                     row["files"] = {"seconds": sample.seconds, "peak_bytes": sample.peak_bytes}
@@ -356,6 +360,7 @@ def growth(settings: Settings) -> dict[str, dict[str, list[float]]]:
     everything = draw(shapes, max(COUNTS)) if parts else {}
     found: dict[str, dict[str, list[float]]] = {name: {} for name in parts}
     for name, part in parts.items():
+        say(f"timing {name} for {', '.join(map(str, COUNTS))} tasks")
         for tasks in COUNTS:
             taus = first(everything, tasks, part.shapes)
             merge = ours(Problem(name, part, taus, extras(name, part, tasks)))

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.merge_methods`; what is over its limit is red."""
+"""The tables of `benchmarks.merge_methods`; what is over its limit is red, with a cross."""
 
 import statistics
 from typing import Any
@@ -86,4 +86,4 @@ def _growth(scaling: dict[str, dict[str, list[float]]]) -> Table:
 
 
 def _marked(row: Row, what: str, text: str) -> str:
-    return text if row["within"].get(what, True) else f"[bold red]{text}[/]"
+    return text if row["within"].get(what, True) else f"[bold red]✗ {text}[/]"
