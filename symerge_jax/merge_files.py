@@ -2,7 +2,7 @@
 
 Methods that look at one leaf at a time (`Method.streams`) hold one leaf of all K experts, or a few
 where they decompose matrices; with `fuse_qkv` all task vectors. Tensors keep the names and the
-layout of the pre-trained checkpoint, so a leaf is a tensor of the source, and what no expert changed
+layout of the pre-trained checkpoint, so a leaf is a tensor of the source; what no expert changed
 (text towers, frozen layers, integer buffers) is copied from it.
 """
 

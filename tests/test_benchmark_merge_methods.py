@@ -1,6 +1,7 @@
 """The benchmark of merging methods measures what it says; timings are not looked at."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -57,7 +58,7 @@ def test_it_times_methods_and_their_growth(tmp_path, capsys, without_torch):
         bytes_read = 4 * row["numbers"] * row["tasks"]
         assert row["floor_seconds"] == pytest.approx(bytes_read / found["bandwidth"])
         assert row["times_floor"] == pytest.approx(row["median_seconds"] / row["floor_seconds"])
-    assert list(found["scaling"]) == ["task_arithmetic"]
+    assert list(found["scaling"]) == ["task_arithmetic", "iso_c"]
     assert list(found["scaling"]["task_arithmetic"]) == ["2", "4", "8", "16"]
     printed = capsys.readouterr().out
     assert "no PyTorch columns" in printed
@@ -82,7 +83,7 @@ def test_it_measures_memory_in_memory_and_from_files(tmp_path, without_torch):
         assert row["memory"]["models"] == pytest.approx(models)
     assert emr["limits"]["models"] == 4
     assert emr["files"]["peak_bytes"] > 1e8  # Python with JAX
-    assert "files" not in tsv_m  # a part of the tower is no file
+    assert tsv_m["files"]["peak_bytes"] > 1e8  # the whole tower, whatever was timed
 
 
 def test_limits_are_kept_or_not():
@@ -201,3 +202,30 @@ def test_pairs_take_turns_and_give_ratios(tmp_path, capsys):
         assert row["ratios"] == pytest.approx(ratios)
         assert row["agrees"]
     assert "torch / ours" in capsys.readouterr().out
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "merge_methods.json"
+
+
+def test_the_page_shows_the_committed_figures(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert _run(f"--read={RECORD}") == 0
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    shown = PAGE.read_text().partition("```text\n")[2].partition("```")[0]
+    assert shown.rstrip() == printed.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "cannot be read as a benchmark's figures"),
+        ("{}", "expected the figures of benchmarks.merge_methods"),
+        ('{"benchmark": "merge_methods", "format": 0}', "expected format 1, got 0; run it again"),
+    ],
+)
+def test_another_file_is_refused(tmp_path, capsys, text, says):
+    (tmp_path / "x.json").write_text(text)
+    assert _run(f"--read={tmp_path / 'x.json'}") == 2
+    assert says in capsys.readouterr().err
