@@ -60,7 +60,7 @@ from benchmarks.merge_methods_problem import (
     program,
     tower,
 )
-from benchmarks.merge_methods_table import print_tables
+from benchmarks.merge_methods_table import FORMAT, print_record, print_tables
 from experiments.environment import environment
 from symerge_jax.cli.errors import CHECK_FAILED, DONE, nearest, run
 from symerge_jax.cli.progress import say
@@ -69,7 +69,6 @@ from symerge_jax.files import write_atomically
 from symerge_jax.merge import METHODS
 from symerge_jax.models.clip import PRESETS
 
-FORMAT = 1
 COUNTS = (2, 4, 8, 16)  # K, for the growth with the number of tasks
 LONGEST = 300  # seconds of one row; no further pair is begun after them
 OFF = 1e-3  # an entry is off if it differs by this part of its leaf's largest
@@ -378,23 +377,6 @@ def write_json(settings: Settings, figures: dict[str, Any], begun_in: dict[str, 
         "environment": begun_in,
     }  # fmt: skip
     write_atomically(settings.json or "", json.dumps(whole, indent=2) + "\n")
-
-
-def print_record(path: Path) -> None:
-    """Prints the tables of a file that `write_json` wrote.
-
-    Raises:
-        BadInput: it cannot be read, or is of another kind or format.
-    """
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read as a benchmark's figures ({error})") from error
-    if not isinstance(whole, dict) or whole.get("benchmark") != "merge_methods":
-        raise BadInput(f"{path}: expected the figures of benchmarks.merge_methods")
-    if whole.get("format") != FORMAT:
-        raise BadInput(f"{path}: expected format {FORMAT}, got {whole.get('format')}; run it again")
-    print_tables(whole["settings"], whole)
 
 
 def _torch_version() -> str | None:

@@ -1,12 +1,34 @@
 """The tables of `benchmarks.merge_methods`; what is over its limit is red, with a cross."""
 
+import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from symerge_jax.errors import BadInput
+
+FORMAT = 1  # of the file of figures
 Row = dict[str, Any]
+
+
+def print_record(path: Path) -> None:
+    """Prints the tables of a file of figures.
+
+    Raises:
+        BadInput: it cannot be read, or is of another kind or format.
+    """
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as a benchmark's figures ({error})") from error
+    if not isinstance(whole, dict) or whole.get("benchmark") != "merge_methods":
+        raise BadInput(f"{path}: expected the figures of benchmarks.merge_methods")
+    if whole.get("format") != FORMAT:
+        raise BadInput(f"{path}: expected format {FORMAT}, got {whole.get('format')}; run it again")
+    print_tables(whole["settings"], whole)
 
 
 def print_tables(settings: dict[str, Any], figures: dict[str, Any]) -> None:

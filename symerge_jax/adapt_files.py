@@ -303,7 +303,7 @@ def write(
         card["settings"]["agreement"] = tried
 
     def finish(folder: Path) -> None:
-        if adapted.coefficients:
+        if tuned is None:
             write_atomically(folder / "coefficients.npz", _coefficients(prepared, adapted))
         write_reference(folder)
 

@@ -168,17 +168,13 @@ def _steps(plan: Plan, method: Method, options: Mapping[str, Any], scale: float)
     """Chooses how to go over the leaves: the way that holds least."""
     if not takes_one_leaf(method, options):
         return _at_once(plan, method, options, scale)
-    return (_streamed if method.plan is None else _planned)(plan, method, options, scale)
+    if method.plan is not None:
+        return _planned(plan, method, options, scale)
+    return (_several if compiles_itself(method) else _streamed)(plan, method, options, scale)
 
 
 def _streamed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     """Merges leaf by leaf; one program per shape."""
-    if compiles_itself(method):
-        return _decomposed(plan, method, options, scale)
-    return _streamed_in_one(plan, method, options, scale)
-
-
-def _streamed_in_one(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     facts = _facts(plan, method)
     options = dict(options)
     moments = options.pop("moments", None)
@@ -201,7 +197,7 @@ def _streamed_in_one(plan: Plan, method: Method, options: Mapping[str, Any], sca
         yield Step(leaf, _per_folder(found, theta), theta, thetas)
 
 
-def _decomposed(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
+def _several(plan: Plan, method: Method, options: Mapping[str, Any], scale: float) -> Steps:
     """Merges a few leaves at a time, by a method that has programs of its own and may warn."""
     facts = _facts(plan, method)
 
@@ -255,11 +251,17 @@ def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
     own = dict(options)
     if "leaves" in method.needs:
         own["leaves"] = _facts(plan, method)
+    checked: set[str] = set()  # once is enough, however many passes there are
+
+    def check(leaf: Leaf, theta: np.ndarray, thetas: np.ndarray) -> None:
+        if leaf.name not in checked:
+            check_numbers(plan, leaf, theta, thetas)
+            checked.add(leaf.name)
 
     def passes() -> Iterator[tuple[str, Array]]:
         for leaf, theta, thetas in _leaves(plan, _arena(plan)):
             if thetas is not None:
-                check_numbers(plan, leaf, theta, thetas)
+                check(leaf, theta, thetas)
                 tau = _task_vector(theta, thetas)
                 # The memory of `thetas` is used again; on a CPU the device may read it in place.
                 yield leaf.name, jax.block_until_ready(tau)
@@ -269,7 +271,7 @@ def _planned(plan: Plan, method: Method, options: Mapping[str, Any], scale: floa
         if thetas is None:
             yield Step(leaf, [theta], theta, None)
             continue
-        check_numbers(plan, leaf, theta, thetas)
+        check(leaf, theta, thetas)
         factor = np.asarray(scale, wide(leaf.info.dtype))
         found = _moved(theta, merge(leaf.name, _task_vector(theta, thetas)), factor)
         yield Step(leaf, _per_folder(found, theta), theta, thetas)

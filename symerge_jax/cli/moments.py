@@ -40,8 +40,6 @@ class Settings:
 def main(settings: Settings) -> None:
     """Works out and writes the statistics, and prints the file's path last."""
     check_file(settings.output, overwrite=settings.overwrite)
-    if settings.overwrite:
-        check_own(settings.output)
     if settings.limit is not None and settings.limit < 1:
         raise BadInput(f"--limit must be at least 1, got {settings.limit}")
     if settings.kind == "fisher" and settings.head is None:
@@ -70,12 +68,10 @@ def main(settings: Settings) -> None:
     print(settings.output.absolute())
 
 
-def check_own(output: Path) -> None:
-    """Raises `BadInput` if there is a file that this command did not write: a model, say."""
+def _check_replaceable(output: Path) -> None:
+    """Raises `BadInput` if the file was not written by this command: if it is a model, say."""
     import safetensors
 
-    if not output.exists():
-        return
     try:
         with safetensors.safe_open(output, framework="np") as file:
             kind = (file.metadata() or {}).get("kind")
@@ -96,6 +92,8 @@ def check_file(output: Path, *, overwrite: bool) -> None:
         raise BadInput(f"{output}: expected a file to write, found a folder; choose another name")
     if output.exists() and not overwrite:
         raise BadInput(f"{output}: is there already; choose another name or add --overwrite")
+    if output.exists():
+        _check_replaceable(output)
     blocking = next((p for p in output.absolute().parents if p.exists()), None)
     if blocking is not None and not blocking.is_dir():
         raise BadInput(f"{output}: cannot be written, because {blocking} is a file")
