@@ -138,14 +138,14 @@ def main(settings: Settings) -> int:
         notes.append("no PyTorch columns: it is not installed")
     bandwidth = bandwidth_bytes_per_second()
     rows = timings(settings, bandwidth, with_torch=begun_in["torch"] is not None)
-    add_memory(settings, rows)
-    for name, row in rows.items():
-        row["limits"], row["within"] = limits(name, row)
-    scaling = growth(settings) if settings.scaling else {}
-    figures = {"bandwidth": bandwidth, "rows": rows, "scaling": scaling, "notes": notes}
+    figures = {"bandwidth": bandwidth, "rows": rows, "scaling": {}, "notes": notes}
+    for measure in (add_memory, add_files, add_growth):
+        measure(settings, figures)
+        for name, row in rows.items():
+            row["limits"], row["within"] = limits(name, row)
+        if settings.json:  # after each part, since the whole takes an hour
+            write_json(settings, figures, begun_in)
     print_tables(dataclasses.asdict(settings), figures)
-    if settings.json:
-        write_json(settings, figures, begun_in)
     return DONE if all(row.get("agrees", True) for row in rows.values()) else CHECK_FAILED
 
 
@@ -318,23 +318,26 @@ def compared(name: str, own: dict[str, np.ndarray], other: dict[str, np.ndarray]
     return {"difference": largest, "entries_off": off / count, "agrees": off / count <= MOST_OFF}
 
 
-def add_memory(settings: Settings, rows: dict[str, dict[str, Any]]) -> None:
-    """Adds to the rows what merging in memory and from files takes."""
-    if settings.memory:
-        for name, row in rows.items():
-            say(f"memory of {name}")
-            blocks = settings.blocks if name in DECOMPOSING else None
-            row["memory"] = memory.in_memory(settings.model, name, row["tasks"], blocks)
-    if settings.files:
-        with tempfile.TemporaryDirectory(prefix="merge_methods") as work:
-            files = merge_io.Settings(settings.model, settings.tasks, 1, settings.folder)
-            models = merge_io.checkpoints(files, Path(work))
-            for name, row in rows.items():
-                if "moments" not in METHODS[name].needs:
-                    say(f"{name} from files")
-                    chosen = models[: 1 + row["tasks"]]
-                    sample = memory.from_files(name, chosen, Path(work))
-                    row["files"] = {"seconds": sample.seconds, "peak_bytes": sample.peak_bytes}
+def add_memory(settings: Settings, figures: dict[str, Any]) -> None:
+    """Adds to each row what merging in memory takes."""
+    for name, row in figures["rows"].items() if settings.memory else ():
+        say(f"memory of {name}")
+        blocks = settings.blocks if name in DECOMPOSING else None
+        row["memory"] = memory.in_memory(settings.model, name, row["tasks"], blocks)
+
+
+def add_files(settings: Settings, figures: dict[str, Any]) -> None:
+    """Adds to each row what merging from files takes."""
+    if not settings.files:
+        return
+    with tempfile.TemporaryDirectory(prefix="merge_methods") as work:
+        files = merge_io.Settings(settings.model, settings.tasks, 1, settings.folder)
+        models = merge_io.checkpoints(files, Path(work))
+        for name, row in figures["rows"].items():
+            if "moments" not in METHODS[name].needs:
+                say(f"{name} from files")
+                sample = memory.from_files(name, models[: 1 + row["tasks"]], Path(work))
+                row["files"] = {"seconds": sample.seconds, "peak_bytes": sample.peak_bytes}
 
 
 def limits(name: str, row: dict[str, Any]) -> tuple[dict[str, float], dict[str, bool]]:
@@ -352,20 +355,20 @@ def limits(name: str, row: dict[str, Any]) -> tuple[dict[str, float], dict[str, 
     return most, within
 
 
-def growth(settings: Settings) -> dict[str, dict[str, list[float]]]:
-    """Returns method → K → seconds of merging K task vectors, of the same part as in `timings`."""
-    parts = {name: part_of(name, settings) for name in settings.methods if name != "slerp"}
+def add_growth(settings: Settings, figures: dict[str, Any]) -> None:
+    """Adds method → K → seconds of merging K task vectors, of the same part as in `timings`."""
+    names = [name for name in settings.methods if name != "slerp"] if settings.scaling else []
+    parts = {name: part_of(name, settings) for name in names}
     shapes = {path: shape for part in parts.values() for path, shape in part.shapes.items()}
     everything = draw(shapes, max(COUNTS)) if parts else {}
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in parts}
     for name, part in parts.items():
         say(f"timing {name} for {', '.join(map(str, COUNTS))} tasks")
+        found = figures["scaling"][name] = {}
         for tasks in COUNTS:
             taus = first(everything, tasks, part.shapes)
             merge = ours(Problem(name, part, taus, extras(name, part, tasks)))
             merge()
-            found[name][str(tasks)] = [timed(merge)[0] for _ in range(settings.repeats)]
-    return found
+            found[str(tasks)] = [timed(merge)[0] for _ in range(settings.repeats)]
 
 
 def write_json(settings: Settings, figures: dict[str, Any], begun_in: dict[str, Any]) -> None:
