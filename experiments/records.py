@@ -44,8 +44,12 @@ class Result(TypedDict):
 class Record(TypedDict):
     """The file's content, key for key.
 
+    Only where the experiment says so:
     `stored_encoders`: of each method, how many encoders' worth of numbers serve all tasks; 1 for a
-    shared model, K for separate experts. Only where the experiment says so.
+    shared model, K for separate experts.
+    `intervals`: of each method's mean, 95 %, over test inputs.
+    `paired_p`: of each method against SyMerge.
+    `data`: what else a figure shows, such as curves and matrices, in the experiment's own form.
     """
 
     format: int
@@ -58,6 +62,9 @@ class Record(TypedDict):
     results: list[Result]
     summary: dict[str, Any]
     stored_encoders: NotRequired[dict[str, float]]
+    intervals: NotRequired[dict[str, list[float]]]
+    paired_p: NotRequired[dict[str, float]]
+    data: NotRequired[dict[str, Any]]
 
 
 def new_record(experiment: str, setting: str, settings: Any) -> Record:

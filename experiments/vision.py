@@ -11,6 +11,8 @@ generated tasks; with --data, on your images, each expert with a head of its own
 code path: task vectors, merging, adaptation on the unlabelled test images, evaluation. The scale
 of training-free methods is chosen on validation images (--tune says how). With --data, adaptive
 methods are also run on one half of the test images and scored on the other: the held-out accuracy.
+--protocol held_out or online makes that, or a single pass over the images, the main run. Intervals
+in the record are 95 % bootstrap intervals over test images, p-values of paired tests with SyMerge.
 With --checkpoints (layouts: checkpoint_folders.py) nothing is fine-tuned: experts and heads are
 read, and the settings are the paper's. `python -m experiments.prepare vision` gets the files.
 
@@ -21,58 +23,42 @@ experts its Table 1, 90.1 for SyMerge with ViT-B/32 on 8 tasks; no record of our
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import figures, records, report
-from experiments.experts import Model, make_experts
+from experiments import figures, records
+from experiments.intervals import interval, paired_p
+from experiments.merging import Tune
 from experiments.methods import (
-    ADAPTIVE,
     JOINT,
     KNOWN,
-    Constants,
     Outcome,
-    Seed,
-    Tune,
-    adaptive,
-    halves,
-    label,
-    training_free,
+    Protocol,
+    Run,
+    base_of,
+    check_method,
+    is_adaptive,
+    part_of,
 )
-from experiments.options import Options, check, keep_programs
-from experiments.prepare_needs import MODELS
-from experiments.tasks.images import Task, check_known
-from experiments.tiny import base as tiny
-from experiments.tiny import world
-from experiments.vision_start import (
-    MODEL,
-    Start,
-    adjusted,
-    chosen_sets,
-    from_checkpoints,
-    read_tasks,
-    setting_of,
-)
+from experiments.options import Options
+from experiments.scoring import halves
+from experiments.tasks.images import Task
+from experiments.vision_run import Scene, adapt, begin, chosen_tasks, describe, finish, fixed
+from experiments.vision_start import Start, depth_of, setting_of
 from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.checkpoints.clip import source_names
 from symerge_jax.checkpoints.export import write_model
-from symerge_jax.classifier import encoder
-from symerge_jax.cli.errors import nearest, run
-from symerge_jax.cli.progress import Bars, say
-from symerge_jax.data.images import find_tasks
+from symerge_jax.cli.errors import run
 from symerge_jax.errors import BadInput
-from symerge_jax.files import make_folder, write_atomically
+from symerge_jax.files import write_atomically
 from symerge_jax.models.heads import unstack_heads
-from symerge_jax.parallel import run_jobs, use_devices
 from symerge_jax.verify import write_reference
 
 DEFAULT = (
@@ -97,99 +83,28 @@ class Settings(Options):
     tune: Tune = "labels"
     """How scales of training-free methods are chosen on validation images: by their labels, by
     agreement with the experts, which needs none, or not at all (each method's default)."""
+    protocol: Protocol = "transductive"
+    """What adaptation sees: the test images, which are then scored (the paper's protocol); one half
+    of them, the other being scored; or each of them once."""
 
 
 def main(settings: Settings) -> int:
     """Runs the experiment; the last line printed is the path of the record."""
-    check(settings)
-    methods, names = chosen_methods(settings), chosen_tasks(settings)
-    devices = use_devices(settings.devices)
-    constants = adjusted(settings, len(names))
+    methods = chosen_methods(settings)
     if settings.dry_run:
-        return describe(names, settings, methods, constants, devices)
-    cache = make_folder(settings.cache_folder())
-    make_folder(settings.out.absolute())  # found out now, not after the work
-    keep_programs(cache / "compiled")
-    setting = setting_of(settings)
-    record = records.new_record("vision", setting, settings)
-    recipe = constants.recipe
-    record["settings"]["constants"] = {
-        **constants._asdict(), "recipe": None if recipe is None else recipe._asdict(),
-    }  # fmt: skip
-    record["settings"]["tasks"] = list(names)
-
-    with Bars() as bars:
-        if recipe is None:
-            start, tasks, experts = from_checkpoints(settings, names, record, cache)
-        else:
-            with records.phase(record, "tasks"):
-                base = pretrain_again(settings) if settings.retrain else tiny.load()
-                tasks = read_tasks(settings, names, base)
-            start = Start(
-                Model(
-                    encoder(base.config.vision, settings.dtype),
-                    base.params["vision"],
-                    f"{base.card['sha256']} {settings.dtype}",
-                    base.config.vision,
-                ),
-                base.config.vision,
-                base.config.vision,
-            )
-            with records.phase(record, "experts"):
-                experts = make_experts(
-                    start.model, tasks, recipe, settings.seeds,
-                    devices=devices, cache=cache, bars=bars,
-                )  # fmt: skip
-        model = start.model
-        start = start._replace(classes=experts[settings.seeds[0]].classes)
-        say(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
-        with records.phase(record, "predictions"):
-            seeds = {
-                seed: Seed(seed, found, label(model, found, tasks, cache))
-                for seed, found in experts.items()
-            }
-        with records.phase(record, "training-free"):
-            jobs = [
-                partial(training_free, model, seeds[seed], tasks, method, settings.tune)
-                for seed in settings.seeds
-                for method in methods
-                if method not in ADAPTIVE
-            ]
-            fixed = run_jobs(jobs, devices)
-        with records.phase(record, "adaptation"):
-            learning = [method for method in methods if method in ADAPTIVE]
-            jobs = [
-                partial(
-                    adaptive,
-                    model,
-                    seeds[seed],
-                    tasks,
-                    method,
-                    constants,
-                    half=half,
-                    dtype=settings.dtype,
-                    cache=cache,
-                    resume=settings.resume,
-                    bars=bars,
-                )
-                for half in ((False, True) if setting == "images" else (False,))
-                for method in sorted(learning, key="symerge_head".__eq__)  # short ones last
-                for seed in settings.seeds
-            ]
-            learned = run_jobs(jobs, devices)
-    collect(record, methods, settings, tasks, [*fixed, *learned])
-    folder = records.new_folder(record, settings.out)
-    try:
-        draw(record, learned, tasks, start, folder)
-        path = records.write(record, folder)
-    except BaseException:  # a full disk, an interruption: no half run stays behind
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    report.print_table(record)
-    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["phases_s"].items())
-    say(f"time: {times}")
-    print(path)
-    return 0
+        return describe(settings, methods)
+    with begin("vision", settings, tune=settings.tune, retrain=settings.retrain) as scene:
+        outcomes = fixed(scene, [method for method in methods if not is_adaptive(method)])
+        learning = [method for method in methods if is_adaptive(method)]
+        learning.sort(key="symerge_head".__eq__)  # short ones last
+        protocols: list[Protocol] = [settings.protocol]
+        if setting_of(settings) == "images" and settings.protocol == "transductive":
+            protocols.append("held_out")
+        for later in (False, True):  # corrections stand on what others have learned
+            now = [method for method in learning if (base_of(method) is not None) == later]
+            outcomes += adapt(scene, [Run(m, protocol=p) for p in protocols for m in now])
+        collect(scene, methods, settings, outcomes)
+    return finish(scene, partial(draw, scene, outcomes))
 
 
 def chosen_methods(settings: Settings) -> list[str]:
@@ -199,97 +114,68 @@ def chosen_methods(settings: Settings) -> list[str]:
         names = [name for name in KNOWN if name != "slerp"]
     if "slerp" in names and len(chosen_tasks(settings)) != 2:
         raise BadInput("--methods slerp joins two experts; give two --tasks, or leave it out")
+    depth = depth_of(settings)
     for name in names:
-        check_known(name, KNOWN, "method")
-    return [name for name in KNOWN if name in {*names, "individual"}]
-
-
-def chosen_tasks(settings: Settings) -> list[str]:
-    """Returns the names of the tasks.
-
-    Raises:
-        BadInput: an unknown task, fewer than two, or an option that this experiment cannot serve.
-    """
-    if settings.model in (None, MODEL):
-        if settings.checkpoints is not None:
-            raise BadInput(
-                f"--checkpoints needs --model, one of {', '.join(MODELS)}: whose experts they are"
-            )
-    elif settings.model not in MODELS:
-        known = (MODEL, *MODELS)
-        raise BadInput(f"--model must be one of {', '.join(known)}; got {settings.model}"
-                       f"{nearest(settings.model, known)}")  # fmt: skip
-    else:
-        return [row.key for row in chosen_sets(settings)]
-    if settings.data is None:
-        names = list(settings.tasks or world.TASKS[: settings.task_count])
-        for name in names:
-            check_known(name, world.TASKS, "task")
-        return names
-    if settings.limit == 1:
-        raise BadInput("--limit must be at least 2 with --data: one half is adapted on, one scored")
-    found = find_tasks(settings.data)
-    names = list(settings.tasks or found)
-    for name in names:
-        if not (settings.data / name).is_dir():
-            check_known(name, found, "task")
-    if not names:
-        raise BadInput(
-            f"{settings.data}: no task found; expected folders with train.npz and test.npz, or "
-            "with train/ and test/ holding a folder per class"
-        )
-    if len(names) < 2:
-        raise BadInput(f"{settings.data}: merging needs at least two tasks, found only {names[0]}")
-    return names
-
-
-def pretrain_again(settings: Settings) -> tiny.Base:
-    """Makes the base anew, in the cache folder, and returns it."""
-    folder = settings.cache_folder() / "base"
-    tiny.main(tiny.Settings(out=folder, devices=len(jax.devices())))
-    return tiny.load(folder)
+        check_method(name, depth)
+    rest = [name for name in names if name not in KNOWN]
+    return [*(name for name in KNOWN if name in {*names, "individual"}), *rest]
 
 
 def collect(
-    record: records.Record,
-    methods: Sequence[str],
-    settings: Settings,
-    tasks: Sequence[Task],
-    outcomes: Sequence[Outcome],
+    scene: Scene, methods: Sequence[str], settings: Settings, outcomes: Sequence[Outcome]
 ) -> None:
-    """Adds every result to the record, in table order."""
+    """Adds every result to the record, in table order, and how sure the means are."""
+    record, tasks, held_out = scene.record, scene.tasks, settings.protocol == "held_out"
     found = {(one.method, one.seed, one.half): one for one in outcomes}
     record["notes"] += [f"seed {one.seed}: {one.note}" for one in outcomes if one.note]
-    record["stored_encoders"] = {method: found[method, settings.seeds[0], False].stored
-                                 for method in methods}  # fmt: skip
+    stored, counted = record.setdefault("stored_encoders", {}), {}
     for method in methods:
-        for seed in settings.seeds:
-            whole = found[(method, seed, False)]
-            for k, task in enumerate(tasks):
-                add_one = partial(
-                    records.add_result, record, method=method, seed=seed, task=task.name
-                )
-                correct = whole.scores[k].correct
-                add_one(metric="accuracy", value=100 * correct.mean(), n=len(correct))
-                add_one(metric="ece", value=whole.scores[k].ece, n=len(correct))
-                if record["setting"] == "images":
-                    rest = halves(len(correct))[1]
-                    half = found.get((method, seed, True), whole).scores[k].correct[rest]
-                    add_one(metric="held_out_accuracy", value=100 * half.mean(), n=len(rest))
+        whole = [
+            found.get((method, seed, held_out)) or found[method, seed, False]
+            for seed in settings.seeds
+        ]
+        stored[method] = whole[0].stored
+        counted[method] = [_counted(whole, k, held_out) for k in range(len(tasks))]
+        for one in whole:
+            half = found.get((method, one.seed, True), one)
+            add_scores(record, one, half, tasks, held_out=held_out)
+    record["intervals"] = {method: list(interval(rows)) for method, rows in counted.items()}
+    if "symerge" in counted:
+        record["paired_p"] = {
+            method: paired_p(rows, counted["symerge"])
+            for method, rows in counted.items()
+            if method != "symerge"
+        }
 
 
-def draw(
-    record: records.Record,
-    outcomes: Sequence[Outcome],
-    tasks: Sequence[Task],
-    start: Start,
-    folder: Path,
+def _counted(outcomes: Sequence[Outcome], k: int, held_out: bool) -> np.ndarray:
+    """Returns which test images of task k are right, [seed, n], of those that count."""
+    correct = np.stack([one.scores[k].correct for one in outcomes])
+    return correct[:, halves(correct.shape[1])[1]] if held_out else correct
+
+
+def add_scores(
+    record: records.Record, one: Outcome, half: Outcome, tasks: Sequence[Task], *, held_out: bool
 ) -> None:
+    """Adds the results of one method and seed."""
+    for k, task in enumerate(tasks):
+        add = partial(records.add_result, record, method=one.method, seed=one.seed, task=task.name)
+        correct = _counted([one], k, held_out)[0]
+        add(metric="accuracy", value=100 * correct.mean(), n=len(correct))
+        if not held_out:
+            add(metric="ece", value=one.scores[k].ece, n=len(correct))
+        if record["setting"] == "images" and not held_out:
+            rest = _counted([half], k, True)[0]
+            add(metric="held_out_accuracy", value=100 * rest.mean(), n=len(rest))
+
+
+def draw(scene: Scene, outcomes: Sequence[Outcome], folder: Path) -> None:
     """Draws the pictures of the first seed, and stores its coefficients and heads."""
-    figures.accuracy_per_task(record, folder / "accuracy.png")
+    start, tasks = scene.start, scene.tasks
+    figures.accuracy_per_task(scene.record, folder / "accuracy.png")
     firsts: dict[str, Adapted] = {}
-    for outcome in outcomes:
-        if outcome.adapted is not None and not outcome.half:
+    for outcome in sorted(outcomes, key=lambda one: one.half):  # those on all images first
+        if outcome.adapted is not None:
             firsts.setdefault(outcome.method, outcome.adapted)
     if not firsts:
         return
@@ -326,7 +212,7 @@ def store(
     keys = [task.name for task in tasks]
     arrays: dict[str, np.ndarray] = {"tensors": np.array(names), "tasks": np.array(keys)}
     for method, one in adapted.items():
-        if not ("all" in one.coefficients and len(one.coefficients) == 1):
+        if "all" not in one.coefficients and part_of(method) is None:
             arrays[method] = as_matrix(one.coefficients, paths)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -343,25 +229,6 @@ def store(
             card={"method": "symerge", "kind": "shared", "tasks": keys},
             finish=write_reference,
         )
-
-
-def describe(
-    names: Sequence[str],
-    settings: Settings,
-    methods: Sequence[str],
-    constants: Constants,
-    devices: Sequence[Any],
-) -> int:
-    """Says what a run would do."""
-    print(f"tasks: {', '.join(names)} ({settings.data or 'embedded world'})")
-    print(f"methods: {', '.join(methods)}")
-    print(f"seeds: {', '.join(map(str, settings.seeds))}; devices: {len(devices)}")
-    if constants.recipe is None:
-        print(f"checkpoints: {settings.checkpoints}")
-    else:
-        print(f"fine-tuning: {constants.recipe}")
-    print(f"adaptation: {constants.iterations} rounds over the tasks, batch {constants.batch_size}")
-    return 0
 
 
 if __name__ == "__main__":

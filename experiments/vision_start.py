@@ -36,6 +36,7 @@ GENERATED = Constants(
     coefficient_rate=0.01,
     entropy_rate=3e-4,
     initial=0.1,
+    router_initial=0.1,
 )
 FOLDERS = Constants(
     recipe=Recipe(
@@ -47,6 +48,7 @@ FOLDERS = Constants(
     coefficient_rate=0.01,
     entropy_rate=1e-4,
     initial=0.1,
+    router_initial=0.1,
 )
 
 # The paper's section 5 and appendix B, for CLIP; `initial` is 0.1 for 14 and 20 tasks.
@@ -80,6 +82,12 @@ def setting_of(settings: Options) -> str:
     if settings.model not in (None, MODEL):
         return "checkpoints"
     return "images" if settings.data else "tiny"
+
+
+def depth_of(settings: Options) -> int:
+    """Returns the number of blocks of the image tower."""
+    model = MODEL if settings.model is None else settings.model
+    return PRESETS[model].vision.depth if model in PRESETS else 0
 
 
 def chosen_sets(settings: Options) -> tuple[ClipSet, ...]:

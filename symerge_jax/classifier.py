@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from symerge_jax.adapt.objectives import exclude
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.models.clip import VisionConfig, encode_image
+from symerge_jax.models.clip_moe import encode_image_moe
 from symerge_jax.models.heads import Head, normalised_head
 from symerge_jax.notation import Array, Params
 
@@ -32,6 +33,19 @@ def encoder(config: VisionConfig, dtype: str = "float32") -> Encode:
 
     def encode(params: Params, images: Array) -> Array:
         return apply(params, normalise(images))
+
+    return encode
+
+
+@cache
+def moe_encoder(config: VisionConfig, dtype: str = "float32") -> Callable[..., Array]:
+    """Returns (θ, τ of the MLPs, router, images uint8, mask) → features; see `models.clip_moe`."""
+    apply = encode_image_moe(config, dtype=None if dtype == "float32" else jnp.dtype(dtype))
+
+    def encode(
+        params: Params, task_vectors: Any, router: Any, images: Array, mask: Array | None
+    ) -> Array:
+        return apply(params, task_vectors, router, normalise(images), mask)
 
     return encode
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from symerge_jax.adapt.schedule import Schedule, check, joint, sequential
+from symerge_jax.adapt.schedule import Schedule, check, joint, one_pass, sequential
 from symerge_jax.errors import BadInput
 
 SIZES = [10, 7, 4]
@@ -146,3 +146,31 @@ def test_numbers_that_make_no_schedule_are_refused(change, message):
     good = {"sizes": SIZES, "iterations": 1, "batch_size": 2, "seed": 0, "batches": 1}
     with pytest.raises(BadInput, match=message):
         joint(**(good | change))
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_in_one_pass_each_sample_comes_exactly_once(joined):
+    made = one_pass(SIZES, batch_size=4, seed=0, joint=joined)
+    check(made, SIZES)
+    for task, size in enumerate(SIZES):
+        own = made.task_ids == task
+        seen = made.sample_indices[own][made.sample_mask[own]]
+        np.testing.assert_array_equal(np.sort(seen), np.arange(size))
+
+
+def test_one_pass_begins_like_a_longer_run_and_goes_on_with_the_larger_tasks():
+    made = one_pass(SIZES, batch_size=4, seed=0)
+    assert_same(made.part(0, 3), make().part(0, 3))
+    assert made.apply_update.all()
+    # 3, 2 and 1 mini-batches
+    assert [set(made.task_ids[a:b]) for a, b in ((0, 3), (3, 5), (5, 6))] == [
+        {0, 1, 2},
+        {0, 1},
+        {0},
+    ]
+
+
+def test_a_joint_pass_updates_after_each_round():
+    made = one_pass(SIZES, batch_size=4, seed=0, joint=True)
+    np.testing.assert_array_equal(made.task_ids, [0, 1, 2, 0, 1, 0])
+    np.testing.assert_array_equal(made.apply_update, [False, False, True, False, True, True])

@@ -11,9 +11,10 @@ from linear_world import classify, encode
 from trees_close import assert_trees_close, assert_trees_equal
 
 from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_leaf
+from symerge_jax.adapt.distances import ExpertOutputs
 from symerge_jax.adapt.fit import fit, pool
 from symerge_jax.adapt.merged import Constants, Trainables, encoder_loss, objective_ids
-from symerge_jax.adapt.schedule import sequential
+from symerge_jax.adapt.schedule import Schedule, sequential
 from symerge_jax.adapt.symerge import symerge
 from symerge_jax.errors import BadInput
 
@@ -222,3 +223,85 @@ def test_an_input_that_is_not_a_number_is_found(world):
     inputs = [world.inputs[0], world.inputs[1] * np.nan, world.inputs[2]]
     with pytest.raises(BadInput, match="the loss of task 1 is nan at step"):
         run(world._replace(inputs=inputs))
+
+
+# --- other objectives, other layers -------------------------------------------------------------
+
+
+def outputs_of_experts(world, scale=1.0):
+    features = [np.asarray(encode(world.pretrained, x)) for x in world.inputs]
+    logits = [scale * np.asarray(classify(jax.tree.map(lambda x, k=k: x[k], world.heads), f))
+              for k, f in enumerate(features)]  # fmt: skip
+    return [ExpertOutputs(*pair) for pair in zip(logits, features, strict=True)]
+
+
+@pytest.mark.parametrize("objective", ["l2", "kl"])
+def test_an_expert_that_says_what_the_merged_model_says_moves_little(world, objective):
+    """With λ = 0 the merged model is θ₀, whose outputs these are: the loss begins at 0."""
+    given = world._replace(experts=outputs_of_experts(world))
+    adapted = run(given, objective=objective, initial_coefficient=0.0)
+    np.testing.assert_allclose(adapted.losses[0], 0, atol=1e-6)
+    far = world._replace(experts=outputs_of_experts(world, scale=3.0))
+    losses = run(far, objective=objective, initial_coefficient=0.0, head_rate=0.1).losses
+    assert losses[0] > 0.1
+    assert losses[-9:].mean() < 0.8 * losses[:9].mean()
+
+
+def test_an_objective_of_outputs_needs_them_and_the_others_labels(world):
+    with pytest.raises(BadInput, match="objective l2: expected ExpertOutputs of each expert"):
+        run(world, objective="l2")
+    given = world._replace(experts=outputs_of_experts(world))
+    with pytest.raises(BadInput, match="objective code: expected ExpertLabels of each expert"):
+        run(given)
+    narrow = [one._replace(logits=one.logits[:, :2]) for one in given.experts]
+    with pytest.raises(BadInput, match="the heads give 3 logits, but expert 0 2"):
+        run(given._replace(experts=narrow), objective="l2")
+    with pytest.raises(BadInput, match="objective must be one of self_label, entropy, soft_ce"):
+        run(world, objective="l3")
+
+
+OWN = {"bias": False, "kernel": True}
+
+
+def test_a_layer_of_each_task_starts_at_the_merged_values(world):
+    adapted = run(world, layer=OWN, layer_rate=0.0, head_rate=0.0, coefficient_rate=0.0)
+    start = merged(world, per_leaf(world.task_vectors, 0.3))
+    assert adapted.coefficients["kernel"] is None
+    for k in range(3):
+        assert_trees_equal(adapted.encoder(k), start)
+
+
+def test_own_layers_learn_beside_the_coefficients_of_the_others(world):
+    adapted = run(world, layer=OWN, layer_rate=0.02, head_rate=0.0)
+    start = merged(world, per_leaf(world.task_vectors, 0.3))
+    kernels = [np.asarray(adapted.encoder(k)["kernel"]) for k in range(3)]
+    assert adapted.layers["bias"] is None
+    assert not any(np.array_equal(kernel, start["kernel"]) for kernel in kernels)
+    assert not np.array_equal(kernels[0], kernels[1])
+    assert_trees_equal(adapted.encoder(0)["bias"], adapted.params["bias"])
+    assert not np.array_equal(adapted.params["bias"], start["bias"])
+    assert_trees_equal(adapted.heads, world.heads)
+    assert adapted.losses[-9:].mean() < adapted.losses[:9].mean()
+
+
+def test_a_tasks_steps_leave_the_layers_of_the_others(world):
+    schedule = sequential(linear_world.SIZES, iterations=12, batch_size=4, seed=0)
+    first = schedule.task_ids != 1
+    only = Schedule(*(field[first] for field in schedule))
+    adapted = run(world, layer=OWN, layer_rate=0.02, head_rate=0.0, schedule=only)
+    start = merged(world, per_leaf(world.task_vectors, 0.3))
+    np.testing.assert_array_equal(adapted.encoder(1)["kernel"], start["kernel"])
+    assert not np.array_equal(adapted.encoder(0)["kernel"], start["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        ({"kernel": True}, "layer: expected a pytree of bool with the leaves of θ₀"),
+        ({"bias": False, "kernel": False}, "some leaves of the encoder and not all, got 0 of 2"),
+        ({"bias": True, "kernel": True}, "some leaves of the encoder and not all, got 2 of 2"),
+    ],
+)
+def test_a_layer_that_is_none_is_refused(world, layer, says):
+    with pytest.raises(BadInput, match=says):
+        run(world, layer=layer)

@@ -10,7 +10,7 @@ from two_tasks import TEN, row
 
 from symerge_jax.errors import BadInput
 from symerge_jax.merge.sparsify import trim, trim_thresholds
-from symerge_jax.merge.ties import AGGREGATES, plan, ties
+from symerge_jax.merge.ties import AGGREGATES, elected, plan, ties
 
 
 def keep_largest(tau, density, **options):
@@ -143,3 +143,22 @@ def test_a_density_outside_its_range_is_refused(density):
 def test_a_percentage_gets_a_hint():
     with pytest.raises(BadInput, match=r"got 20.0; 0.2 for 20 percent"):
         ties(TEN, density=20.0)
+
+
+def test_elected_entries_stay_apart():
+    # as above: density 0.4, thresholds 1 and 1, majority +
+    first = (1, 0, 0, 4, 0, 0, 0, 0, 0, 6)
+    second = (2, 2, -5, 1, 0, 0, 0, 0, 0, 0)
+    assert_trees_close(elected(TEN, density=0.4), {"w": jnp.array([first, second], jnp.float32)})
+
+
+def test_elected_task_vectors_add_up_to_ties_and_never_disagree():
+    rng = np.random.default_rng(0)
+    tau = {name: jnp.asarray(rng.normal(size=(3, *shape)), jnp.float32)
+           for name, shape in {"a": (40, 5), "b": (60,)}.items()}  # fmt: skip
+    apart = elected(tau)
+    together = jax.tree.map(lambda leaf: leaf.sum(axis=0), apart)
+    assert_trees_close(together, ties(tau, aggregate="sum"))
+    flat = np.concatenate([np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(apart)], 1)
+    assert not ((flat > 0).any(axis=0) & (flat < 0).any(axis=0)).any()
+    assert ((flat != 0).sum(axis=1) <= 0.2 * flat.shape[1] + 1).all()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import experts, records, vision
+from experiments import experts, records, vision, vision_run
 from experiments.options import keep_programs
 from experiments.tasks import images
 from experiments.tiny import base as tiny
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def separate(monkeypatch):
     """What is set for the whole process is not set for the other tests."""
     jax.devices()  # tests share the process's devices
-    monkeypatch.setattr(vision, "keep_programs", lambda folder: None)
+    monkeypatch.setattr(vision_run, "keep_programs", lambda folder: None)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_bad_option(capsys, out, words, says, dry):
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
 def test_a_folder_beneath_a_file(capsys, out, data, tmp_path, option, monkeypatch):
-    monkeypatch.setattr(vision, "keep_programs", keep_programs)
+    monkeypatch.setattr(vision_run, "keep_programs", keep_programs)
     file = tmp_path / "file"
     file.write_text("not a folder")
     words = ("--data", data, option, file / "below")
@@ -234,7 +234,7 @@ def small_world(monkeypatch):
         made = [{"params": jax.tree.map(moved, model.pretrained), "head": head} for head in heads]
         return {seed: experts._together(model, made, heads) for seed in seeds}
 
-    monkeypatch.setattr(vision, "make_experts", noisy)
+    monkeypatch.setattr(vision_run, "make_experts", noisy)
 
 
 def fill_the_disk(monkeypatch):
@@ -259,7 +259,7 @@ def test_a_damaged_cache_file_is_made_again(capsys, out, small_world, monkeypatc
     def stop(*_, **__):
         raise BadInput("far enough")
 
-    monkeypatch.setattr(vision, "make_experts", stop)
+    monkeypatch.setattr(vision_run, "make_experts", stop)
     assert command("--out", out, *WORDS) == 2
     assert "damaged" not in capsys.readouterr().err
     files = sorted((out / "cache" / "pictures").iterdir())
@@ -280,7 +280,7 @@ def test_experts_of_another_precision_are_not_reused(out, small_world, monkeypat
         names.append(model.name)
         raise BadInput("far enough")
 
-    monkeypatch.setattr(vision, "make_experts", stop)
+    monkeypatch.setattr(vision_run, "make_experts", stop)
     for dtype in ("float32", "bfloat16"):
         command("--out", out, *WORDS, "--dtype", dtype)
     assert len(set(names)) == 2

@@ -3,7 +3,9 @@
 Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024.
 https://arxiv.org/abs/2310.02575, equation 5. Joint by default, as the authors: one Adam step per
 iteration on the sum over tasks of the mean entropy of two mini-batches of 16. `update="sequential"`
-is the SyMerge paper's re-run: one step per task, batch 32, tasks in random order.
+is the SyMerge paper's re-run: one step per task, batch 32, tasks in random order. AdaMerging++ is
+the same on task vectors that TIES has trimmed and whose disagreeing entries it has dropped:
+`merge.ties.elected`.
 
 Departure: mini-batches come from a persistent shuffled stream; the authors shuffle anew each
 iteration.
@@ -16,10 +18,11 @@ import numpy as np
 
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.coefficients import per_leaf, per_task
+from symerge_jax.adapt.fit import CHUNK_STEPS
 from symerge_jax.adapt.merged import Classify, Encode, Trainables
 from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.schedule import Schedule
-from symerge_jax.adapt.symerge import Adapted, OnChunk, _check_option, _sizes, adapt
+from symerge_jax.adapt.symerge import Adapted, OnChunk, adapt, check_option, sizes_of
 from symerge_jax.notation import Array, Bool, Coefficients, Params, TaskVectors
 
 
@@ -42,6 +45,7 @@ def adamerging(
     clamp: bool = True,
     seed: int = 0,
     schedule: Schedule | None = None,
+    chunk_steps: int = CHUNK_STEPS,
     on_chunk: OnChunk | None = None,
 ) -> Adapted:
     """Adapts coefficients to unlabelled inputs; heads stay.
@@ -64,17 +68,18 @@ def adamerging(
         clamp: whether λ is clipped to [0, 1] in the forward pass.
         seed: of task order and batches.
         schedule: replaces `update`, `iterations`, `batch_size` and `seed`.
+        chunk_steps: micro-steps between two calls of `on_chunk`.
         on_chunk: see `fit`.
 
     Raises:
         BadInput: shapes that do not fit together, an unknown option, a loss that is not finite.
     """
-    _check_option("granularity", granularity, ("leaf", "task"))
-    _check_option("update", update, ("joint", "sequential"))
+    check_option("granularity", granularity, ("leaf", "task"))
+    check_option("update", update, ("joint", "sequential"))
     if coefficients is None:
         start = per_leaf if granularity == "leaf" else per_task
         coefficients = start(task_vectors, initial_coefficient)
-    sizes = _sizes(inputs)
+    sizes = sizes_of(inputs)
     if schedule is None and update == "joint":
         schedule = schedules.joint(
             sizes, iterations=iterations, batch_size=batch_size or 16, batches=2, seed=seed
@@ -89,11 +94,12 @@ def adamerging(
         encode, classify, pretrained, task_vectors, heads, inputs, nobody,
         classes=classes,
         objective="entropy",
-        rates=Trainables(learning_rate, 0.0),
+        rates=Trainables(learning_rate, 0.0, 0.0),
         coefficients=coefficients,
         idle="skip",
         clamp=clamp,
         seed=seed,
         schedule=schedule,
+        chunk_steps=chunk_steps,
         on_chunk=on_chunk,
     )  # fmt: skip

@@ -33,6 +33,11 @@ class Schedule(NamedTuple):
         """Number of micro-steps."""
         return len(self.task_ids)
 
+    @property
+    def batch_size(self) -> int:
+        """Inputs per micro-step."""
+        return self.sample_indices.shape[1]
+
     def part(self, start: int, stop: int) -> "Schedule":
         """Returns micro-steps start to stop."""
         return Schedule(*(field[start:stop] for field in self))
@@ -143,6 +148,29 @@ def joint(
     group = len(sizes) * batches
     last = np.arange(schedule.steps) % group == group - 1
     return schedule._replace(apply_update=last)
+
+
+def one_pass(sizes: Sequence[int], *, batch_size: int, seed: int, joint: bool = False) -> Schedule:
+    """Each input once, as they would arrive: a task takes no more part when its own are used up.
+
+    Args:
+        sizes: number of inputs of each task.
+        batch_size: samples per micro-step.
+        seed: of task order and data order.
+        joint: one optimiser step per round over the tasks instead of one per mini-batch.
+    """
+    _check_sizes(sizes, batch_size=batch_size)
+    batches = [-(-size // batch_size) for size in sizes]
+    whole = sequential(
+        sizes, iterations=max(batches), batch_size=batch_size, seed=seed, shuffle_tasks=not joint
+    )
+    rounds = np.arange(whole.steps) // len(sizes)
+    first = rounds < np.asarray(batches)[whole.task_ids]
+    steps = Schedule(*(field[first] for field in whole))
+    if not joint:
+        return steps
+    last = np.append(np.diff(rounds[first]) != 0, True)
+    return steps._replace(apply_update=last)
 
 
 def _task_order(tasks: int, iterations: int, seed: int, shuffle: bool) -> np.ndarray:

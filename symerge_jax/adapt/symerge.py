@@ -24,9 +24,11 @@ import numpy as np
 from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_leaf
-from symerge_jax.adapt.fit import Carry, fit, pool
+from symerge_jax.adapt.distances import ExpertOutputs
+from symerge_jax.adapt.fit import CHUNK_STEPS, Carry, fit, pool
 from symerge_jax.adapt.merged import (
     OBJECTIVES,
+    OUTPUT_OBJECTIVES,
     Classify,
     Constants,
     Encode,
@@ -34,6 +36,7 @@ from symerge_jax.adapt.merged import (
     encoder_loss,
     head_loss,
     objective_ids,
+    with_layers,
 )
 from symerge_jax.adapt.objectives import FILTERS, ExpertLabels
 from symerge_jax.adapt.schedule import Schedule
@@ -53,6 +56,8 @@ class Adapted(NamedTuple):
         heads: leaves [task, ...].
         losses: float [step], before each step's update.
         kept: bool [step, batch], which samples counted.
+        layers: leaves of the encoder that are each task's own, [task, ...], None for the others;
+            () if all are shared.
     """
 
     params: Params
@@ -60,6 +65,11 @@ class Adapted(NamedTuple):
     heads: Params
     losses: Float[np.ndarray, " step"]
     kept: Bool[np.ndarray, "step batch"]
+    layers: Params = ()
+
+    def encoder(self, task: int) -> Params:
+        """Returns one task's encoder; the same for all unless they have layers of their own."""
+        return with_layers(self.params, self.layers, task)
 
 
 def symerge(
@@ -69,9 +79,12 @@ def symerge(
     task_vectors: TaskVectors,
     heads: Params,
     inputs: Sequence[Any],
-    experts: Sequence[ExpertLabels],
+    experts: Sequence[ExpertLabels] | Sequence[ExpertOutputs],
     *,
     classes: Bool[Array, "task classes"] | None = None,
+    objective: str = "self_label",
+    layer: Any = None,
+    layer_rate: float = 1e-5,
     iterations: int = 500,
     batch_size: int = 32,
     head_rate: float = 0.01,
@@ -83,6 +96,7 @@ def symerge(
     clamp: bool = True,
     seed: int = 0,
     schedule: Schedule | None = None,
+    chunk_steps: int = CHUNK_STEPS,
     on_chunk: OnChunk | None = None,
 ) -> Adapted:
     """Adapts coefficients and heads to unlabelled inputs.
@@ -95,8 +109,15 @@ def symerge(
         task_vectors: τ, leaves [task, ...].
         heads: leaves [task, ...], padded to one number of classes.
         inputs: one pytree per task, leaves [n, ...]: the unlabelled inputs.
-        experts: one per task: what its expert says about those inputs (`expert_predictions`).
+        experts: one per task: what its expert says about those inputs (`expert_predictions`), or
+            its outputs where the objective compares them.
         classes: which rows of the padded heads exist; None for all.
+        objective: "self_label", or an entry of `distances.DISTANCES` (figure C), or "entropy",
+            which reads no expert.
+        layer: leaves of the encoder that each task shall have of its own instead of a merged one: a
+            pytree of bool like θ₀. They start at the merged values and have no coefficient. Give
+            `head_rate=0` with it: one layer is what the paper adapts.
+        layer_rate: Adam's learning rate for those leaves.
         iterations: rounds over the tasks.
         batch_size: inputs per step.
         head_rate: Adam's learning rate for the heads; 0 keeps them (coefficients only).
@@ -111,13 +132,15 @@ def symerge(
         clamp: whether λ is clipped to [0, 1] in the forward pass.
         seed: of task order and batches.
         schedule: replaces `iterations`, `batch_size` and `seed`.
+        chunk_steps: steps between two calls of `on_chunk`.
         on_chunk: see `fit`.
 
     Raises:
         BadInput: shapes that do not fit together, an unknown option, a loss that is not finite.
     """
-    _check_option("confidence_filter", confidence_filter, FILTERS)
-    _check_option("idle_heads", idle_heads, ("dense", "masked"))
+    check_option("objective", objective, ("self_label", "entropy", *OUTPUT_OBJECTIVES))
+    check_option("confidence_filter", confidence_filter, FILTERS)
+    check_option("idle_heads", idle_heads, ("dense", "masked"))
     if len(experts) != len(inputs):
         raise BadInput(
             f"got predictions of {len(experts)} experts for inputs of {len(inputs)} tasks"
@@ -127,15 +150,17 @@ def symerge(
     return adapt(
         encode, classify, pretrained, task_vectors, heads, inputs, experts,
         classes=classes,
-        objective=confidence_filter,
-        rates=Trainables(coefficient_rate, head_rate),
+        objective=confidence_filter if objective == "self_label" else objective,
+        rates=Trainables(coefficient_rate, head_rate, layer_rate),
         coefficients=coefficients,
+        layer=layer,
         idle="zero" if idle_heads == "dense" else "skip",
         clamp=clamp,
         seed=seed,
         schedule=schedule or schedules.sequential(
-            _sizes(inputs), iterations=iterations, batch_size=batch_size, seed=seed
+            sizes_of(inputs), iterations=iterations, batch_size=batch_size, seed=seed
         ),
+        chunk_steps=chunk_steps,
         on_chunk=on_chunk,
     )  # fmt: skip
 
@@ -147,17 +172,19 @@ def adapt(
     task_vectors: TaskVectors,
     heads: Params,
     inputs: Sequence[Any],
-    experts: Sequence[ExpertLabels],
+    experts: Sequence[Any],
     *,
     classes: Array | None,
     objective: str,
     rates: Trainables,
     coefficients: Coefficients,
+    layer: Any = None,
     idle: Literal["skip", "zero"],
     clamp: bool,
     seed: int,
     schedule: Schedule,
-    on_chunk: OnChunk | None,
+    chunk_steps: int = CHUNK_STEPS,
+    on_chunk: OnChunk | None = None,
 ) -> Adapted:
     """The run that SyMerge and AdaMerging share; their functions explain the arguments."""
     count = trees.task_count(task_vectors)
@@ -167,7 +194,7 @@ def adapt(
             f"{len(inputs)} tasks; expected one of each per task"
         )
     _check_coefficients(coefficients, task_vectors, count)
-    all_classes = _all_classes(classify, encode, pretrained, heads, inputs)
+    all_classes = all_rows(classify, encode, pretrained, heads, inputs)
     if classes is None:
         classes = all_classes
     elif np.shape(classes) != all_classes.shape:
@@ -175,10 +202,18 @@ def adapt(
             f"classes: expected [task, classes] of shape {all_classes.shape} as the heads have, "
             f"got {np.shape(classes)}"
         )
+    _check_targets(experts, objective, classes.shape[-1])
     objectives = objective_ids(objective, count)
-    trainables = Trainables(coefficients, heads)
-    if rates.coefficients == 0:
-        theta = _merged(pretrained, task_vectors, coefficients, clamp)
+    layers: Params = ()
+    if layer is not None:
+        merged = merged_encoder(pretrained, task_vectors, coefficients, clamp)
+        layers = _copies(merged, layer, count)
+        task_vectors = _without(task_vectors, layer)
+        if not isinstance(coefficients, Array):
+            coefficients = _without(coefficients, layer)
+    trainables = Trainables(coefficients, heads, layers)
+    if layer is None and rates.coefficients == 0:
+        theta = merged_encoder(pretrained, task_vectors, coefficients, clamp)
         features = [predict(encode, theta, own) for own in inputs]
         data, loss = pool(features, experts), head_loss(classify)
         constants = Constants((), (), jnp.asarray(classes), objectives)
@@ -189,19 +224,65 @@ def adapt(
         loss, trainables, data, schedule,
         rates=rates,
         constants=constants,
-        per_task=Trainables(False, True),
+        per_task=Trainables(False, True, True),
         idle=idle,
         seed=seed,
+        chunk_steps=chunk_steps,
         on_chunk=on_chunk,
     )  # fmt: skip
     trained: Trainables = fitted.trainables
     return Adapted(
-        _merged(pretrained, task_vectors, trained.coefficients, clamp),
+        merged_encoder(pretrained, task_vectors, trained.coefficients, clamp),
         trained.coefficients,
         trained.heads,
         fitted.losses,
         fitted.extra.kept,
+        trained.layers,
     )
+
+
+def _copies(params: Params, layer: Any, count: int) -> Params:
+    """Returns `count` copies of the chosen leaves, [task, ...]; None for the others."""
+    _check_layer(layer, params)
+
+    def copies(leaf: Array, own: bool) -> Array | None:
+        return jnp.broadcast_to(leaf[None], (count, *leaf.shape)) if own else None
+
+    return jax.tree.map(copies, params, layer)
+
+
+def _without(tree: Params, layer: Any) -> Params:
+    """Returns a tree with None for the chosen leaves."""
+    return jax.tree.map(lambda leaf, own: None if own else leaf, tree, layer)
+
+
+def _check_layer(layer: Any, params: Params) -> None:
+    if jax.tree.structure(layer) != jax.tree.structure(params):
+        raise BadInput(
+            "layer: expected a pytree of bool with the leaves of θ₀; got another structure"
+        )
+    chosen = sum(map(bool, jax.tree.leaves(layer)))
+    if not 0 < chosen < len(jax.tree.leaves(layer)):
+        raise BadInput(
+            f"layer: expected some leaves of the encoder and not all, got {chosen} of "
+            f"{len(jax.tree.leaves(layer))}"
+        )
+
+
+def _check_targets(experts: Sequence[Any], objective: str, classes: int) -> None:
+    """An objective that compares outputs needs them, and the others need labels."""
+    wanted = ExpertOutputs if objective in OUTPUT_OBJECTIVES else ExpertLabels
+    for k, expert in enumerate(experts):
+        if not isinstance(expert, wanted):
+            raise BadInput(
+                f"objective {objective}: expected {wanted.__name__} of each expert, got "
+                f"{type(expert).__name__} for task {k}"
+            )
+        if isinstance(expert, ExpertOutputs) and np.shape(expert.logits)[-1] != classes:
+            raise BadInput(
+                f"objective {objective}: the heads give {classes} logits, but expert {k} "
+                f"{np.shape(expert.logits)[-1]}; pad its logits as the heads are"
+            )
 
 
 @jax.jit
@@ -209,19 +290,21 @@ def _merge_clamped(pretrained: Params, task_vectors: TaskVectors, lam: Coefficie
     return interpolate(pretrained, task_vectors, clamp_all(lam))
 
 
-def _merged(
-    pretrained: Params, task_vectors: TaskVectors, coefficients: Coefficients, clamp: bool
+def merged_encoder(
+    pretrained: Params, task_vectors: TaskVectors, coefficients: Coefficients, clamp: bool = True
 ) -> Params:
+    """Returns θ = θ₀ + Σ_k clip(λ_k) τ_k; the program is compiled once."""
     if clamp:
         return _merge_clamped(pretrained, task_vectors, coefficients)
     return jax.jit(interpolate)(pretrained, task_vectors, coefficients)
 
 
-def _sizes(inputs: Sequence[Any]) -> list[int]:
+def sizes_of(inputs: Sequence[Any]) -> list[int]:
+    """Returns the number of inputs of each task."""
     return [len(jax.tree.leaves(own)[0]) for own in inputs]
 
 
-def _all_classes(
+def all_rows(
     classify: Classify, encode: Encode, pretrained: Params, heads: Params, inputs: Sequence[Any]
 ) -> Array:
     """Every row of the heads counts; how many there are is read from the shape of the logits."""
@@ -243,7 +326,8 @@ def _check_coefficients(coefficients: Any, task_vectors: TaskVectors, count: int
         raise BadInput(f"coefficients: expected arrays of shape ({count},), got {sorted(shapes)}")
 
 
-def _check_option(name: str, value: str, known: Any) -> None:
+def check_option(name: str, value: str, known: Any) -> None:
+    """Raises `BadInput` for a value that is none of those known."""
     if value not in known:
         raise BadInput(f"{name} must be one of {', '.join(known)}, got {value!r}")
 

@@ -57,6 +57,33 @@ def ties(
     )
 
 
+def elected(
+    task_vectors: TaskVectors, *, density: float = 0.2, quantile_extra_zeros: int = 0
+) -> TaskVectors:
+    """Returns the task vectors trimmed, without the entries whose sign was not elected.
+
+    They stay apart: their sum is `ties` with aggregate "sum". AdaMerging++ learns a coefficient for
+    each (Yang et al. 2024, section 3.2).
+
+    Args:
+        task_vectors: τ, leaves [task, ...], floating.
+        density: fraction of entries each task keeps, in (0, 1].
+        quantile_extra_zeros: zeros to count in the quantile; see `trim_thresholds`.
+
+    Returns:
+        Leaves [task, ...] of the same dtypes.
+
+    Raises:
+        BadInput: a density outside (0, 1].
+    """
+    return over_leaves(
+        partial(plan, aggregate="apart"),
+        task_vectors,
+        density=density,
+        quantile_extra_zeros=quantile_extra_zeros,
+    )
+
+
 def plan(
     passes: Passes,
     *,
@@ -70,7 +97,7 @@ def plan(
         (path, τ leaf [task, ...]) → τ* leaf [...]. The options are those of `ties`.
     """
     check_fraction(density, name="density", method="ties")
-    if aggregate not in AGGREGATES:
+    if aggregate not in (*AGGREGATES, "apart"):
         raise BadInput(f"ties: aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
     thresholds = jnp.asarray(trim_thresholds(passes, density, extra_zeros=quantile_extra_zeros))
     balance = add_on_host(_sign_balance(leaf, thresholds) for _, leaf in passes())
@@ -102,7 +129,9 @@ def _merge(
     elected = jnp.where(sign == 0, majority, sign)
     agrees = [jnp.sign(tau) == elected for tau in trimmed]
     kept = [jnp.where(agree, tau, 0) for agree, tau in zip(agrees, trimmed, strict=True)]
-    if aggregate == "max":
+    if aggregate == "apart":
+        merged = jnp.stack(kept)
+    elif aggregate == "max":
         merged = reduce(jnp.maximum, map(jnp.abs, kept)) * elected
     elif aggregate == "sum":
         merged = reduce(jnp.add, kept)

@@ -1,0 +1,97 @@
+"""Surgery and ProbSurgery rows of a vision table: features of a merged encoder, corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.adapting import Around, chosen, key_of, learned, name_of, schedule_of, share, which
+from experiments.expert_outputs import outputs
+from experiments.experts import Model
+from experiments.merging import shared_encoder
+from experiments.methods import Constants, Outcome, Run, Seed, base_of
+from experiments.scoring import Scored, padded, scored
+from experiments.tasks.images import Task
+from symerge_jax.adapt.merged import pick
+from symerge_jax.adapt.objectives import exclude
+from symerge_jax.adapt.probsurgery import ProbSurgery, probsurgery
+from symerge_jax.adapt.probsurgery import correct as correct_mean
+from symerge_jax.adapt.surgery import Surgery, correct, surgery
+from symerge_jax.cache import cached, digest
+from symerge_jax.cli.progress import say
+from symerge_jax.evaluate import predict
+from symerge_jax.models.heads import normalised_head
+from symerge_jax.notation import Params
+
+
+def corrected(
+    model: Model,
+    seed: Seed,
+    tasks: Sequence[Task],
+    run: Run,
+    constants: Constants,
+    around: Around,
+) -> Outcome:
+    """Trains a module per task on the features of the merged encoder, and scores."""
+    params, note = base_encoder(model, seed, tasks, run, constants, around)
+    features = [predict(model.encode, params, task.test.images) for task in tasks]
+    rows = [which(task, run.protocol) for task in tasks]
+    schedule = schedule_of(run, [len(r) for r in rows], constants, seed.number)
+    probabilistic = run.method.startswith("probsurgery")
+
+    def make() -> dict[str, Any]:
+        follow = around.bars.follow(name_of(run, seed), schedule.steps, schedule.batch_size)
+        experts = outputs(model, seed.experts, tasks, around.cache)
+        made = (probsurgery if probabilistic else surgery)(
+            [x[r] for x, r in zip(features, rows, strict=True)],
+            [x.features[r] for x, r in zip(experts, rows, strict=True)],
+            learning_rate=constants.correction_rate,
+            seed=seed.number,
+            schedule=schedule,
+            on_chunk=lambda carry, losses: follow(losses),
+        )
+        return {"module": made.module._asdict(), "losses": made.losses}
+
+    inputs, labels = chosen(tasks, seed.labels, run.protocol)
+    key = key_of(model, seed, run, constants, around, inputs, labels) | {"base": digest(params)}
+    made = cached(around.cache, "corrections", key, make, report=say, renew=not around.resume)
+    module = (ProbSurgery if probabilistic else Surgery)(**made["module"])
+    scores = [score_one(module, features[k], seed, task, k) for k, task in enumerate(tasks)]
+    return Outcome(
+        run.name or run.method, seed.number, run.protocol == "held_out", scores,
+        note=note,
+        stored=1 + share(made["module"], params),
+        losses=made["losses"],
+    )  # fmt: skip
+
+
+def score_one(
+    module: Surgery | ProbSurgery, features: np.ndarray, seed: Seed, task: Task, k: int
+) -> Scored:
+    """Scores one task's head on its corrected features."""
+    fix: Any = correct_mean if isinstance(module, ProbSurgery) else correct
+    head, classes = padded(seed.experts.stacked, seed.experts.classes, k)
+    logits = normalised_head(head, fix(pick(module, k), features))
+    return scored(np.asarray(exclude(logits, jnp.asarray(classes)[None])), task.test)
+
+
+def base_encoder(
+    model: Model,
+    seed: Seed,
+    tasks: Sequence[Task],
+    run: Run,
+    constants: Constants,
+    around: Around,
+) -> tuple[Params, str | None]:
+    """Returns the merged encoder that is corrected, and what was chosen on the way."""
+    base = base_of(run.method)
+    assert base is not None, f"{run.method} stands on nothing"
+    if base != "adamerging":
+        params, scale = shared_encoder(model, seed.experts, tasks, base, around.tune)
+        return params, f"{run.name or run.method}: scale {scale:g} of {base}"
+    first = Run("adamerging", protocol=run.protocol)
+    known = around._replace(resume=True)  # its own row has just been made
+    return learned(model, seed, tasks, first, constants, known)[0].params, None
