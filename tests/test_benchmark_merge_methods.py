@@ -1,6 +1,7 @@
 """The benchmark of merging methods measures what it says; timings are not looked at."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -201,6 +202,19 @@ def test_pairs_take_turns_and_give_ratios(tmp_path, capsys):
         assert row["ratios"] == pytest.approx(ratios)
         assert row["agrees"]
     assert "torch / ours" in capsys.readouterr().out
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "merge_methods.json"
+
+
+def test_the_page_shows_the_committed_figures(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert _run(f"--read={RECORD}") == 0
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    shown = PAGE.read_text().partition("```text\n")[2].partition("```")[0]
+    assert shown.rstrip() == printed.rstrip()
 
 
 @pytest.mark.parametrize(

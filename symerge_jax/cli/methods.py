@@ -58,7 +58,7 @@ Made by `symerge methods --markdown` from the docstrings; do not edit.
 A method turns the task vectors τ_k = θ_k − θ₀ of K experts into τ*; the model is θ₀ + scale · τ*.
 Floating tensors take part; integer buffers, and tensors that no expert changed, are those of θ₀.
 `symerge merge NAME` runs a method on checkpoints, `METHODS["NAME"].merge` on trees in memory.
-`python -m benchmarks.merge_methods` measures the time and memory that each takes.
+`docs/speed.md` has the time and memory that each takes.
 """
 
 

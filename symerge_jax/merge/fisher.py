@@ -17,6 +17,7 @@ import numpy as np
 
 from symerge_jax.errors import BadInput
 from symerge_jax.merge.moments import matched_arrays
+from symerge_jax.merge.reductions import rows, sum_entries
 from symerge_jax.notation import Array, Float, Params, TaskVectors
 from symerge_jax.trees import add_up, path_name, wide
 
@@ -74,11 +75,19 @@ def norms_of(leaves: Iterable[Array]) -> Float[Array, " task"]:
 
 @jax.jit
 def _norms(leaf: Array) -> Array:
-    """‖·‖₂ of each row, which neither overflows nor vanishes where its square would."""
-    rows = jnp.abs(leaf).reshape(leaf.shape[0], -1)
-    largest = rows.max(axis=1)
-    safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    return largest * jnp.sqrt(jnp.square(rows / safe[:, None]).sum(axis=1))
+    """‖·‖₂ of each row, also where its square would overflow or vanish."""
+    lines = rows(leaf)
+    squares = sum_entries(jnp.square, lines)
+    info = jnp.finfo(squares.dtype)
+    safe = (squares < info.max / 2) & (squares > info.tiny / info.eps)
+    return jax.lax.cond(safe.all(), lambda: jnp.sqrt(squares), lambda: _scaled_norms(lines))
+
+
+def _scaled_norms(lines: Array) -> Array:
+    lines = jnp.abs(lines)
+    largest = lines.max(axis=1)
+    scale = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    return largest * jnp.sqrt(jnp.square(lines / scale[:, None]).sum(axis=1))
 
 
 @jax.jit
