@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from symerge_jax.adapt.adamerging import adamerging
     from symerge_jax.adapt.coefficients import interpolate
     from symerge_jax.adapt.experts import expert_predictions
+    from symerge_jax.adapt.probsurgery import probsurgery
+    from symerge_jax.adapt.surgery import surgery
     from symerge_jax.adapt.symerge import symerge
+    from symerge_jax.adapt.wemoe import wemoe
     from symerge_jax.errors import BadInput
     from symerge_jax.evaluate import evaluate
     from symerge_jax.merge import METHODS
@@ -31,9 +34,12 @@ __all__ = [
     "expert_predictions",
     "interpolate",
     "normalised_head",
+    "probsurgery",
     "stack_heads",
     "subtract",
+    "surgery",
     "symerge",
+    "wemoe",
     "zero_shot_head",
 ]
 
@@ -46,9 +52,12 @@ _HOMES = {
     "expert_predictions": "adapt.experts",
     "interpolate": "adapt.coefficients",
     "normalised_head": "models.heads",
+    "probsurgery": "adapt.probsurgery",
     "stack_heads": "models.heads",
     "subtract": "task_vectors",
+    "surgery": "adapt.surgery",
     "symerge": "adapt.symerge",
+    "wemoe": "adapt.wemoe",
     "zero_shot_head": "models.heads",
 }
 

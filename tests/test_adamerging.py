@@ -123,3 +123,10 @@ def test_unknown_options_are_refused(world, options):
     (name,) = options
     with pytest.raises(BadInput, match=f"{name} must be one of"):
         inspect.unwrap(adamerging)(encode, classify, *world[:-1], **options)
+
+
+def test_a_task_without_classes_has_no_entropy(world):
+    one_output = jnp.array([[True, True, True], [True, False, False], [True, True, False]])
+    says = "task 1 has 1 output instead of logits of at least two classes"
+    with pytest.raises(BadInput, match=says):
+        run(world, classes=one_output)

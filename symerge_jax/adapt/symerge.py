@@ -203,6 +203,8 @@ def adapt(
             f"got {np.shape(classes)}"
         )
     _check_targets(experts, objective, classes.shape[-1])
+    if objective == "entropy":
+        check_has_classes(classes)
     objectives = objective_ids(objective, count)
     layers: Params = ()
     if layer is not None:
@@ -324,6 +326,21 @@ def _check_coefficients(coefficients: Any, task_vectors: TaskVectors, count: int
     shapes = {np.shape(leaf) for leaf in jax.tree.leaves(coefficients)}
     if shapes != {(count,)}:
         raise BadInput(f"coefficients: expected arrays of shape ({count},), got {sorted(shapes)}")
+
+
+def check_has_classes(classes: Array) -> None:
+    """Raises `BadInput` for a task without two classes, whose predictions have no entropy.
+
+    Args:
+        classes: bool [task, classes], which rows of the padded heads exist.
+    """
+    counts = np.asarray(classes).sum(axis=1)
+    if counts.min() < 2:
+        k = int(counts.argmin())
+        raise BadInput(
+            f"task {k} has {counts[k]} output instead of logits of at least two classes, so its "
+            "predictions have no entropy to minimise; leave it out, or use self-labels (symerge)"
+        )
 
 
 def check_option(name: str, value: str, known: Any) -> None:

@@ -25,7 +25,7 @@ from symerge_jax.adapt.fit import ADAM, CHUNK_STEPS, Batch, Loss, fit, pool
 from symerge_jax.adapt.merged import Classify, pick
 from symerge_jax.adapt.objectives import entropy, exclude, masked_mean
 from symerge_jax.adapt.schedule import Schedule
-from symerge_jax.adapt.symerge import OnChunk, all_rows, check_option, sizes_of
+from symerge_jax.adapt.symerge import OnChunk, all_rows, check_has_classes, check_option, sizes_of
 from symerge_jax.errors import BadInput
 from symerge_jax.notation import Array, Bool, Float, Params, PyTree, TaskVectors
 
@@ -187,6 +187,7 @@ def wemoe(
             f"classes: expected [task, classes] of shape {all_classes.shape} as the heads have, "
             f"got {np.shape(classes)}"
         )
+    check_has_classes(all_classes if classes is None else classes)
     sizes = sizes_of(inputs)
     if schedule is None:
         schedule = schedules.joint(sizes, iterations=iterations, batch_size=batch_size, seed=seed)
