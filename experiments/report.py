@@ -1,14 +1,17 @@
-"""Tables and figures of the README, rendered from a committed record.
+"""Tables and figures of committed records, and one page of all of them.
 
     python -m experiments.report RECORD.json                                  table in the terminal
     python -m experiments.report RECORD.json --readme README.md --marker vision-tiny
     python -m experiments.report RECORD.json --figure docs/vision.png
+    python -m experiments.report --out DIR                                    every record's report
+    python -m experiments.report --out DIR --records runs other/tiny.json     of these instead
 
-In the README the table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
+In the README the table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. `--out`
+writes `index.html`, one file that needs no network, the same in Markdown as `report.md`, and
+`claims.json`: what the paper claims, what the records say of it, and whether it held.
 """
 
 import dataclasses
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +22,22 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from experiments import figures, records
-from experiments.labels import REFERENCES, method_label, metric_label, number
+from experiments.labels import REFERENCES, method_label
 from experiments.records import Record
+from experiments.tables import Column, best_method, columns, markdown_table
 from symerge_jax.cli.errors import run
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
 
+RESULTS = Path(__file__).parent / "results"
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Renders a record: as a table in the terminal, into the README, as a figure."""
+    """Renders a record: as a table in the terminal, into the README, as a figure; or all of them
+    as one page."""
 
-    record: Positional[Path]
+    record: Positional[Path | None] = None
     """A record.json."""
     readme: Path | None = None
     """A Markdown file with a pair of markers; the table between them is replaced."""
@@ -38,10 +45,22 @@ class Settings:
     """Name of the markers; the record's experiment and setting, as in vision-tiny, by default."""
     figure: Path | None = None
     """A PNG to draw, of the scores per task."""
+    out: Path | None = None
+    """Folder for the report of all records: index.html, report.md and claims.json."""
+    records: tuple[Path, ...] = ()
+    """Record files, or folders of them, for that report; experiments/results by default."""
 
 
 def main(settings: Settings) -> None:
-    """Prints the table, then writes what was asked for."""
+    """Prints the table, then writes what was asked for; or writes the report of all records."""
+    check(settings)
+    if settings.out is not None:
+        from experiments import record_files, reports  # which read what scripts print tables of
+
+        found = record_files.collect(settings.records or (RESULTS,))
+        print(reports.write(found, settings.out))
+        return
+    assert settings.record is not None
     record = records.read(settings.record)
     print_table(record)
     if settings.readme:
@@ -49,6 +68,24 @@ def main(settings: Settings) -> None:
         replace_in_readme(settings.readme, marker, markdown_table(record))
     if settings.figure:
         figures.accuracy_per_task(record, settings.figure)
+
+
+def check(settings: Settings) -> None:
+    """Raises `BadInput` for options that have no effect beside the others."""
+    of_one = {name: getattr(settings, name) for name in ("record", "readme", "marker", "figure")}
+    given = [name for name, value in of_one.items() if value is not None]
+    if settings.out is not None and given:
+        name = given[0] if given[0] == "record" else f"--{given[0]}"
+        raise BadInput(
+            f"--out writes the report of all records, {name} is of one; leave one of them out, or "
+            "name the records with --records"
+        )
+    if settings.out is None and settings.record is None:
+        raise BadInput("expected a record.json, or --out DIR for the report of all records")
+    if settings.out is None and settings.records:
+        raise BadInput("--records goes with --out DIR; a single record is named without an option")
+    if settings.marker is not None and settings.readme is None:
+        raise BadInput("--marker goes with --readme; name the Markdown file that has the markers")
 
 
 def print_table(record: Record, console: Console | None = None) -> None:
@@ -62,31 +99,6 @@ def print_table(record: Record, console: Console | None = None) -> None:
     for block in _blocks(record, console.width):
         console.print(_table(record, block))
         console.print()
-
-
-def markdown_table(record: Record) -> str:
-    """Returns the record's table in Markdown: a row per method, the best merged one in bold."""
-    columns = _cells(record)
-    best = best_method(record)
-    lines = [_row(["method", *columns]), _row([":--", *["--:"] * len(columns)])]
-    for i, method in enumerate(records.methods(record)):
-        cells = [method_label(method), *(column[i] for column in columns.values())]
-        lines.append(_row([f"**{cell}**" for cell in cells] if method == best else cells))
-    return "\n".join([*lines, "", _caption(record)])
-
-
-def best_method(record: Record) -> str | None:
-    """Returns the best of the methods that give one encoder for all tasks.
-
-    By the highest mean, normalised where there is no mean.
-    """
-    summary, stored = records.summarise(record), record.get("stored_encoders", {})
-    merged = {m: s for m, s in summary.items() if m not in REFERENCES and stored.get(m, 1.0) == 1.0}
-    for key in ("mean", "normalised"):
-        scores = {m: s[key] for m, s in merged.items() if s[key] is not None}
-        if scores:
-            return max(scores, key=scores.__getitem__)
-    return None
 
 
 def replace_in_readme(path: str | Path, marker: str, text: str) -> None:
@@ -117,104 +129,33 @@ def replace_in_readme(path: str | Path, marker: str, text: str) -> None:
     write_atomically(path, f"{head}{begin}\n{text}\n{end}{tail}")
 
 
-def _cells(record: Record) -> dict[str, list[str]]:
-    """The table's columns: heading → a cell per method. The summary leads, the tasks follow."""
-    methods, summary = records.methods(record), records.summarise(record)
-    cells = {
-        "mean": [number(summary[m]["mean"], summary[m]["std"]) for m in methods],
-        "norm. %": [number(summary[m]["normalised"]) for m in methods],
-    }
-    stored = record.get("stored_encoders", {})
-    if any(count != 1 for method, count in stored.items() if method not in REFERENCES):
-        cells["encoders stored"] = [number(stored.get(m)) for m in methods]
-    mains = _main_metrics(record)
-    # Where tasks are all scored by one metric, the others are given as a mean over tasks.
-    for metric in _side_metrics(record):
-        values = [summary[m]["metrics"].get(metric, {}) for m in methods]
-        cells[metric_label(metric)] = [number(v.get("mean"), v.get("std")) for v in values]
-    for pair in records.columns(record):
-        if len(set(mains.values())) > 1 or pair[1] == mains[pair[0]]:
-            values = [records.over_seeds(record, m, *pair)[0] for m in methods]
-            cells[_heading(pair, record)] = [number(value) for value in values]
-    return cells
-
-
-def _main_metrics(record: Record) -> dict[str, str]:
-    """Task → the first metric recorded for it."""
-    return {r["task"]: r["metric"] for r in reversed(record["results"])}
-
-
-def _side_metrics(record: Record) -> list[str]:
-    """Metrics beside the main one, where all tasks have the same main one."""
-    mains = set(_main_metrics(record).values())
-    if len(mains) != 1:
-        return []
-    return [m for m in dict.fromkeys(r["metric"] for r in record["results"]) if m not in mains]
-
-
-def _blocks(record: Record, width: int) -> list[dict[str, list[str]]]:
+def _blocks(record: Record, width: int) -> list[list[Column]]:
     """The columns in groups that fit beside the methods' names, at least one in each."""
     room = width - max((len(method_label(m)) for m in records.methods(record)), default=6)
-    blocks: list[dict[str, list[str]]] = [{}]
+    blocks: list[list[Column]] = [[]]
     used = 0
-    for heading, cells in _cells(record).items():
-        needed = 2 + max(map(len, [heading, *cells]))
+    for column in columns(record):
+        needed = 2 + max(map(len, [column.heading, *column.cells]))
         if blocks[-1] and used + needed > room:
-            blocks.append({})
+            blocks.append([])
             used = 0
-        blocks[-1][heading] = cells
+        blocks[-1].append(column)
         used += needed
     return blocks
 
 
-def _table(record: Record, columns: dict[str, list[str]]) -> Table:
+def _table(record: Record, block: Sequence[Column]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     table.add_column("method", no_wrap=True)
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    for column in block:
+        table.add_column(column.heading, justify="right", no_wrap=True)
     best = best_method(record)
+    cells = [column.cells for column in block]
     for i, method in enumerate(records.methods(record)):
         style = "bold green" if method == best else "dim" if method in REFERENCES else ""
-        cells = [method_label(method), *(column[i] for column in columns.values())]
-        table.add_row(*(Text(cell, style=style) for cell in cells))
+        row = [method_label(method), *(column[i] for column in cells)]
+        table.add_row(*(Text(cell, style=style) for cell in row))
     return table
-
-
-def _heading(pair: tuple[str, str], record: Record) -> str:
-    """The task; with its metric where the record has several."""
-    task, metric = pair
-    several = len(set(_main_metrics(record).values())) > 1
-    return f"{task}: {metric_label(metric)}" if several else task
-
-
-def _caption(record: Record) -> str:
-    """What the numbers are and where they come from, in one line."""
-    seeds = sorted({r["seed"] for r in record["results"]})
-    metrics = set(_main_metrics(record).values())
-    what = metric_label(metrics.pop()).capitalize() if len(metrics) == 1 else "Test scores"
-    tests = sorted({r["n"] for r in record["results"]})
-    sizes = str(tests[0]) if len(tests) == 1 else f"{tests[0]}–{tests[-1]}" if tests else "no"
-    environment = record["environment"]
-    spread = ", mean ± std over seeds" if len(seeds) > 1 else ""
-    stored = record.get("stored_encoders", {})
-    several = any(n != 1 for m, n in stored.items() if m not in REFERENCES)
-    bold = " Bold: the best of one encoder for all tasks." if several else ""
-    return (
-        f"<sub>{what} on {sizes} test inputs per task, seed{'s' if len(seeds) > 1 else ''} "
-        f"{', '.join(map(str, seeds))}{spread}; norm. %: mean of score / expert's score.{bold} "
-        f"symerge_jax {environment['symerge_jax']}, jax {environment['jax']}, "
-        f"{environment['device_kind']}; `{_command(environment['command'])}`.</sub>"
-    )
-
-
-def _command(text: str) -> str:
-    """The command without its places: where the files of a run went changes no number."""
-    return re.sub(r" --(out|cache)(=| )\S+", "", text)
-
-
-def _row(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ GENERATED = Constants(
     coefficient_rate=0.01,
     entropy_rate=3e-4,
     initial=0.1,
+    block_rate=3e-4,
+    correction_rate=3e-3,
+    router_rate=3e-3,
     router_initial=0.1,
 )
 FOLDERS = Constants(
@@ -48,6 +51,8 @@ FOLDERS = Constants(
     coefficient_rate=0.01,
     entropy_rate=1e-4,
     initial=0.1,
+    block_rate=3e-4,
+    router_rate=1e-3,
     router_initial=0.1,
 )
 
