@@ -2,6 +2,7 @@
 
 import inspect
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,14 @@ import pytest
 from linear_world import classify, encode
 from trees_close import assert_trees_close, assert_trees_equal
 
+from symerge_jax import trees
 from symerge_jax.adapt import adamerging as module
 from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_task
 from symerge_jax.adapt.objectives import entropy
+from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.errors import BadInput
+from symerge_jax.merge.ties import elected
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +134,77 @@ def test_a_task_without_classes_has_no_entropy(world):
     says = "task 1 has 1 output instead of logits of at least two classes"
     with pytest.raises(BadInput, match=says):
         run(world, classes=one_output)
+
+
+# --- the published loop -------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent / "golden" / "adamerging.npz"
+TENSORS = {"a.weight": ("a", "weight"), "a.bias": ("a", "bias"), "b.weight": ("b", "weight")}
+
+
+def golden_encode(theta, x):
+    h = jnp.tanh(x @ theta["a"]["weight"].T + theta["a"]["bias"][None])
+    return h @ theta["b"]["weight"].T
+
+
+def golden_classify(head, h):
+    return h @ head.T
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("f64", 1e-9), ("f32", 1e-5)])
+@pytest.mark.parametrize("variant", ["leaf", "task", "plus_plus"])
+def test_joint_updates_are_those_of_the_published_loop(variant, precision, tolerance):
+    arrays = np.load(GOLDEN)
+    dtype = {"f64": np.float64, "f32": np.float32}[precision]
+
+    def tree(prefix):
+        found = {"a": {}, "b": {}}
+        for name, (layer, leaf) in TENSORS.items():
+            found[layer][leaf] = arrays[f"{prefix}/{name}"].astype(dtype)
+        return found
+
+    with jax.enable_x64(precision == "f64"):
+        tau = trees.stack([tree(f"tau/task{k}") for k in range(3)])
+        if variant == "plus_plus":
+            expected = trees.stack([tree(f"elected/tau/task{k}") for k in range(3)])
+            tau = elected(tau)
+            assert_trees_equal(tau, expected)
+        rows = 1 if variant == "task" else len(TENSORS)
+        start = np.full((rows, 3), 0.3, dtype)
+        start[0, 0], start[-1, 1] = 1.2, 0.0
+        lam = jnp.asarray(start[0])
+        if variant != "task":
+            lam = {"a": {}, "b": {}}
+            for j, (layer, leaf) in enumerate(TENSORS.values()):
+                lam[layer][leaf] = jnp.asarray(start[j])
+        indices = arrays["schedule/sample_indices"]
+        steps = len(indices)
+        schedule = Schedule(
+            np.tile(np.repeat(np.arange(3, dtype=np.int32), 2), steps // 6),
+            indices,
+            np.ones(indices.shape, bool),
+            np.arange(steps) % 6 == 5,
+        )
+        path = []
+
+        def look(carry, losses):
+            now = carry.trainables.coefficients
+            leaves = [now] if variant == "task" else [now[a][b] for a, b in TENSORS.values()]
+            path.append(np.stack([np.asarray(leaf) for leaf in leaves]))
+
+        adapted = adamerging(
+            golden_encode,
+            golden_classify,
+            tree("pretrained"),
+            tau,
+            jnp.stack([arrays[f"head/task{k}"].astype(dtype) for k in range(3)]),
+            [arrays[f"inputs/task{k}"].astype(dtype) for k in range(3)],
+            coefficients=lam,
+            learning_rate=0.05,
+            schedule=schedule,
+            chunk_steps=6,
+            on_chunk=look,
+        )
+    for own, key in ((adapted.losses, "loss"), (np.stack(path), "coefficients")):
+        golden = arrays[f"{variant}/{precision}/{key}"]
+        np.testing.assert_allclose(own, golden, rtol=0, atol=tolerance * np.abs(golden).max())

@@ -14,6 +14,7 @@ iteration.
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from symerge_jax.adapt import schedule as schedules
@@ -89,7 +90,8 @@ def adamerging(
             sizes, iterations=iterations, batch_size=batch_size or 32, seed=seed
         )
     # The objective reads no expert; these stand where SyMerge's run has its targets.
-    nobody = [ExpertLabels(np.zeros(n, np.int32), np.zeros(n, np.float32)) for n in sizes]
+    dtype = jax.tree.leaves(coefficients)[0].dtype
+    nobody = [ExpertLabels(np.zeros(n, np.int32), np.zeros(n, dtype)) for n in sizes]
     return adapt(
         encode, classify, pretrained, task_vectors, heads, inputs, nobody,
         classes=classes,
