@@ -35,11 +35,16 @@ METHODS = {
     "symerge_early": "SyMerge, early blocks",
     "symerge_late": "SyMerge, late blocks",
     "symerge_all": "SyMerge, all blocks",
+    "symerge_joint": "SyMerge, one step for all",
+    "true_labels": "To the true labels",
 }
 
 METRICS = {
     "accuracy": "accuracy (%)",
     "held_out_accuracy": "held-out accuracy (%)",
+    "corrupted_accuracy": "accuracy on corrupted images (%)",
+    "cross_accuracy": "accuracy under other tasks' encoders (%)",
+    "supervisor_accuracy": "the supervisor's accuracy (%)",
     "ece": "calibration error (%)",
     "miou": "mIoU (%)",
     "pixel_accuracy": "pixel accuracy (%)",
@@ -49,7 +54,7 @@ METRICS = {
 }
 
 # What a merged model is compared with; never the best row of a table.
-REFERENCES = frozenset({"pretrained", "individual"})
+REFERENCES = frozenset({"pretrained", "individual", "true_labels"})
 
 
 def method_label(key: str) -> str:
@@ -61,11 +66,16 @@ def method_label(key: str) -> str:
         return f"{method_label(method)} on {method_label(base)}"
     if key.startswith("symerge_block_"):
         return f"SyMerge, block {key.removeprefix('symerge_block_')}"
+    if key.endswith("_adapted_heads"):
+        return f"{method_label(key.removesuffix('_adapted_heads'))}, adapted heads"
     return key.replace("_", " ")
 
 
 def metric_label(key: str) -> str:
-    """`miou` → `mIoU (%)`."""
+    """`miou` → `mIoU (%)`; `accuracy_jpeg` → `accuracy, jpeg (%)`."""
+    kind = key.removeprefix("accuracy_")
+    if kind != key:
+        return f"accuracy, {kind.replace('_', ' ')} (%)"
     return METRICS.get(key, key.replace("_", " "))
 
 

@@ -45,7 +45,7 @@ class Masked:
     masks: Params
     factors: Float[Array, " task"]
 
-    def materialise(self, k: int) -> Params:
+    def materialise(self, k: int | Array) -> Params:
         """Returns τ*_k = factor_k · mask_k ⊙ vector, leaves [...] of the vector's dtypes."""
         return jax.tree.map(
             lambda vector, masks: apply_mask(
