@@ -37,6 +37,8 @@ METHODS = {
     "symerge_all": "SyMerge, all blocks",
     "symerge_joint": "SyMerge, one step for all",
     "true_labels": "To the true labels",
+    "cross_task": "Other tasks' encoders",
+    "pairwise_average": "Means of two encoders",
 }
 
 METRICS = {

@@ -1,6 +1,7 @@
-"""Scores of image classifiers; the only place of the vision experiments that compares with labels.
+"""Scores of image classifiers: where the vision experiments compare with labels.
 
-Everything else receives images and what experts say about them.
+What adapts receives images and what experts say about them. Beside this, `pairs` scores experts two
+by two, `proxy_loss` looks at the true loss, and `pilot` and `losses` train with labels on purpose.
 """
 
 from __future__ import annotations
