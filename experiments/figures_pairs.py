@@ -240,8 +240,8 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
 
         best = max(_PLACES, key=room)
         taken.append(here + units * np.array(best[:2]) / 6)
-        axes.annotate(name, (here[0], here[1]), xytext=best[:2], textcoords="offset points", ha=best[2],
-                      fontsize=7.5, color=_INK)  # fmt: skip
+        axes.annotate(name, (here[0], here[1]), xytext=best[:2], textcoords="offset points",
+                      ha=best[2], fontsize=7.5, color=_INK)  # fmt: skip
 
 
 def _open(axes: Axes) -> None:
