@@ -15,6 +15,7 @@ from experiments.merging import shared_encoder
 from experiments.methods import Constants, Outcome, Run, Seed, base_of
 from experiments.scoring import Scored, padded, scored
 from experiments.tasks.images import Task
+from symerge_jax.adapt.fit import Carry
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.objectives import exclude
 from symerge_jax.adapt.probsurgery import ProbSurgery, probsurgery
@@ -41,19 +42,33 @@ def corrected(
     rows = [which(task, run.protocol) for task in tasks]
     schedule = schedule_of(run, [len(r) for r in rows], constants, seed.number)
     probabilistic = run.method.startswith("probsurgery")
+    more: dict[str, Any] = {}
+    if run.every is not None:
+        more["chunk_steps"] = run.every * schedule.steps // constants.iterations
+    curve: list[list[float]] = []
 
     def make() -> dict[str, Any]:
         follow = around.bars.follow(name_of(run, seed), schedule.steps, schedule.batch_size)
         experts = outputs(model, seed.experts, tasks, around.cache)
+
+        def on_chunk(carry: Carry, losses: np.ndarray) -> None:
+            follow(losses)
+            if run.every is not None:
+                now = [score_one(carry.trainables, features[k], seed, task, k)
+                       for k, task in enumerate(tasks)]  # fmt: skip
+                curve.append([one.accuracy for one in now])
+
         made = (probsurgery if probabilistic else surgery)(
             [x[r] for x, r in zip(features, rows, strict=True)],
             [x.features[r] for x, r in zip(experts, rows, strict=True)],
             learning_rate=constants.correction_rate,
             seed=seed.number,
             schedule=schedule,
-            on_chunk=lambda carry, losses: follow(losses),
+            on_chunk=on_chunk,
+            **more,
         )
-        return {"module": made.module._asdict(), "losses": made.losses}
+        found = {"module": made.module._asdict(), "losses": made.losses}
+        return found | ({"curve": np.array(curve)} if curve else {})
 
     inputs, labels = chosen(tasks, seed.labels, run.protocol)
     key = key_of(model, seed, run, constants, around, inputs, labels) | {"base": digest(params)}
@@ -65,6 +80,7 @@ def corrected(
         note=note,
         stored=1 + share(made["module"], params),
         losses=made["losses"],
+        curve=made.get("curve"),
     )  # fmt: skip
 
 

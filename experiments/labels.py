@@ -39,6 +39,7 @@ METHODS = {
     "true_labels": "To the true labels",
     "cross_task": "Other tasks' encoders",
     "pairwise_average": "Means of two encoders",
+    "entropy_joint": "Entropy, λ and heads",
 }
 
 METRICS = {
