@@ -169,7 +169,7 @@ def what_is_measured(record: Record) -> str:
 
 def command(record: Record) -> str:
     """Returns the run's command without its places: where files went changes no number."""
-    return re.sub(r" --(out|cache)(=| )\S+", "", record["environment"]["command"])
+    return re.sub(r" --(out|cache|keep)(=| )\S+", "", record["environment"]["command"])
 
 
 def _caption(record: Record) -> str:
