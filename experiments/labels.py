@@ -67,6 +67,8 @@ def method_label(key: str) -> str:
     method, on, base = key.partition("_on_")
     if on:
         return f"{method_label(method)} on {method_label(base)}"
+    if key.startswith("symerge_from_"):
+        return f"SyMerge from {key.removeprefix('symerge_from_').replace('_', ' ')}"
     if key.startswith("symerge_block_"):
         return f"SyMerge, block {key.removeprefix('symerge_block_')}"
     if key.endswith("_adapted_heads"):
