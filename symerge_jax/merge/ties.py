@@ -77,7 +77,7 @@ def elected(
         BadInput: a density outside (0, 1].
     """
     return over_leaves(
-        partial(plan, aggregate="apart"),
+        partial(_plan, aggregate=None),
         task_vectors,
         density=density,
         quantile_extra_zeros=quantile_extra_zeros,
@@ -96,9 +96,16 @@ def plan(
     Returns:
         (path, τ leaf [task, ...]) → τ* leaf [...]. The options are those of `ties`.
     """
-    check_fraction(density, name="density", method="ties")
-    if aggregate not in (*AGGREGATES, "apart"):
+    if aggregate not in AGGREGATES:
         raise BadInput(f"ties: aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}")
+    return _plan(passes, density, aggregate, quantile_extra_zeros)
+
+
+def _plan(
+    passes: Passes, density: float, aggregate: str | None, quantile_extra_zeros: int
+) -> OnLeaf:
+    """`plan`; with no aggregate the tasks' entries stay apart, [task, ...]."""
+    check_fraction(density, name="density", method="ties")
     thresholds = jnp.asarray(trim_thresholds(passes, density, extra_zeros=quantile_extra_zeros))
     balance = add_on_host(_sign_balance(leaf, thresholds) for _, leaf in passes())
     majority = jnp.where(jnp.asarray(balance > 0), 1, -1).astype(thresholds.dtype)
@@ -122,14 +129,18 @@ def _sign_balance(leaf: Array, thresholds: Float[Array, " task"]) -> Int[Array, 
 
 @partial(jax.jit, static_argnames="aggregate")
 def _merge(
-    leaf: Array, thresholds: Float[Array, " task"], majority: Float[Array, ""], *, aggregate: str
+    leaf: Array,
+    thresholds: Float[Array, " task"],
+    majority: Float[Array, ""],
+    *,
+    aggregate: str | None,
 ) -> Array:
     trimmed = trim(leaf, thresholds)
     sign = jnp.sign(reduce(jnp.add, trimmed))  # γ
     elected = jnp.where(sign == 0, majority, sign)
     agrees = [jnp.sign(tau) == elected for tau in trimmed]
     kept = [jnp.where(agree, tau, 0) for agree, tau in zip(agrees, trimmed, strict=True)]
-    if aggregate == "apart":
+    if aggregate is None:
         merged = jnp.stack(kept)
     elif aggregate == "max":
         merged = reduce(jnp.maximum, map(jnp.abs, kept)) * elected
