@@ -44,7 +44,6 @@ from symerge_jax.cli.progress import Bars, say
 from symerge_jax.leaf_facts import tower_leaves
 from symerge_jax.merge.leaves import Leaf
 from symerge_jax.merge.ties import elected
-from symerge_jax.models.heads import normalised_head
 from symerge_jax.notation import Params
 
 
@@ -162,7 +161,7 @@ def chosen(
 ) -> tuple[list[np.ndarray], list[ExpertLabels]]:
     """Returns the test images that a method sees, and what the experts say of them."""
     rows = [which(task, protocol) for task in tasks]
-    inputs = [task.test.images[r] for task, r in zip(tasks, rows, strict=True)]
+    inputs = [task.test.inputs[r] for task, r in zip(tasks, rows, strict=True)]
     return inputs, [ExpertLabels(*(y[r] for y in x)) for x, r in zip(labels, rows, strict=True)]
 
 
@@ -206,7 +205,7 @@ def run_method(
         "schedule": schedule,
         **more,
     }
-    start = (model.encode, normalised_head, model.pretrained, task_vectors, experts.stacked, inputs)
+    start = (model.encode, model.classify, model.pretrained, task_vectors, experts.stacked, inputs)
     if method in ENTROPY:
         return adamerging(
             *start,

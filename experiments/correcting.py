@@ -24,7 +24,6 @@ from symerge_jax.adapt.surgery import Surgery, correct, surgery
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import say
 from symerge_jax.evaluate import predict
-from symerge_jax.models.heads import normalised_head
 from symerge_jax.notation import Params
 
 
@@ -38,7 +37,7 @@ def corrected(
 ) -> Outcome:
     """Trains a module per task on the features of the merged encoder, and scores."""
     params, note = base_encoder(model, seed, tasks, run, constants, around)
-    features = [predict(model.encode, params, task.test.images) for task in tasks]
+    features = [predict(model.encode, params, task.test.inputs) for task in tasks]
     rows = [which(task, run.protocol) for task in tasks]
     schedule = schedule_of(run, [len(r) for r in rows], constants, seed.number)
     probabilistic = run.method.startswith("probsurgery")
@@ -54,7 +53,7 @@ def corrected(
         def on_chunk(carry: Carry, losses: np.ndarray) -> None:
             follow(losses)
             if run.every is not None:
-                now = [score_one(carry.trainables, features[k], seed, task, k)
+                now = [score_one(model, carry.trainables, features[k], seed, task, k)
                        for k, task in enumerate(tasks)]  # fmt: skip
                 curve.append([one.accuracy for one in now])
 
@@ -74,7 +73,7 @@ def corrected(
     key = key_of(model, seed, run, constants, around, inputs, labels) | {"base": digest(params)}
     made = cached(around.cache, "corrections", key, make, report=say, renew=not around.resume)
     module = (ProbSurgery if probabilistic else Surgery)(**made["module"])
-    scores = [score_one(module, features[k], seed, task, k) for k, task in enumerate(tasks)]
+    scores = [score_one(model, module, features[k], seed, task, k) for k, task in enumerate(tasks)]
     return Outcome(
         run.name or run.method, seed.number, run.protocol == "held_out", scores,
         note=note,
@@ -85,12 +84,17 @@ def corrected(
 
 
 def score_one(
-    module: Surgery | ProbSurgery, features: np.ndarray, seed: Seed, task: Task, k: int
+    model: Model,
+    module: Surgery | ProbSurgery,
+    features: np.ndarray,
+    seed: Seed,
+    task: Task,
+    k: int,
 ) -> Scored:
     """Scores one task's head on its corrected features."""
     fix: Any = correct_mean if isinstance(module, ProbSurgery) else correct
     head, classes = padded(seed.experts.stacked, seed.experts.classes, k)
-    logits = normalised_head(head, fix(pick(module, k), features))
+    logits = model.classify(head, fix(pick(module, k), features))
     return scored(np.asarray(exclude(logits, jnp.asarray(classes)[None])), task.test)
 
 

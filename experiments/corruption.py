@@ -209,7 +209,7 @@ def corrupted(scene: Scene, name: str, settings: Settings) -> Scene:
 
     def copy(task: Task) -> Task:
         images = corrupt(
-            task.test.images, name, severity=settings.severity, constants=settings.constants
+            task.test.inputs, name, severity=settings.severity, constants=settings.constants
         )
         return task._replace(test=Split(images, task.test.labels))
 

@@ -18,7 +18,6 @@ from symerge_jax.cache import cached, digest
 from symerge_jax.classifier import logits_of
 from symerge_jax.cli.progress import say
 from symerge_jax.evaluate import predict
-from symerge_jax.models.heads import normalised_head
 
 
 def label(model: Model, experts: Experts, tasks: Sequence[Task], cache: Path) -> list[ExpertLabels]:
@@ -27,11 +26,11 @@ def label(model: Model, experts: Experts, tasks: Sequence[Task], cache: Path) ->
     for k, task in enumerate(tasks):  # one expert in memory at a time
         expert = (experts.params[k], *padded(experts.stacked, experts.classes, k))
         found += expert_predictions(
-            logits_of(model.encode),
+            logits_of(model.encode, model.classify),
             [expert],
-            [task.test.images],
+            [task.test.inputs],
             cache=cache,
-            program=f"CLIP, {model.name}",
+            program=model.program,
             report=say,
         )
     return found
@@ -46,14 +45,14 @@ def outputs(
         head, _ = padded(experts.stacked, experts.classes, k)
 
         def make(k: int = k, task: Task = task) -> dict[str, np.ndarray]:
-            features = predict(model.encode, experts.params[k], task.test.images)
+            features = predict(model.encode, experts.params[k], task.test.inputs)
             return {"features": features}
 
         key = {
-            "program": f"CLIP, {model.name}", "jax": jax.__version__,
-            "expert": digest(experts.params[k]), "inputs": digest(task.test.images),
+            "program": model.program, "jax": jax.__version__,
+            "expert": digest(experts.params[k]), "inputs": digest(task.test.inputs),
         }  # fmt: skip
         features = cached(cache, "features", key, make, report=say)["features"]
-        logits = np.asarray(normalised_head(head, features))
+        logits = np.asarray(model.classify(head, features))
         found.append(ExpertOutputs(logits, features))
     return found

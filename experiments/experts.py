@@ -26,16 +26,25 @@ class Model(NamedTuple):
     """The encoder all experts start from.
 
     Attributes:
-        encode: (θ, images uint8) → features.
+        encode: (θ, inputs) → features.
         pretrained: θ₀.
         name: tells encoder and weights apart in cache keys.
         vision: sizes of the image tower, for methods that look inside.
+        classify: (head, features) → logits.
+        family: of models, such as "CLIP".
     """
 
     encode: Callable[[Params, Any], Array]
     pretrained: Params
     name: str
     vision: VisionConfig | None = None
+    classify: Callable[[Any, Array], Array] = normalised_head
+    family: str = "CLIP"
+
+    @property
+    def program(self) -> str:
+        """What it computes, for keys of what is kept."""
+        return f"{self.family}, {self.name}"
 
 
 class Experts(NamedTuple):
@@ -65,7 +74,7 @@ def first_heads(model: Model, tasks: Sequence[Task]) -> list[Head]:
         head = task.head
         if head is None:
             assert task.train is not None, "only tasks with training images lack a head"
-            features = predict(model.encode, model.pretrained, task.train.images)
+            features = predict(model.encode, model.pretrained, task.train.inputs)
             head = probe(features, task.train.labels, len(task.classes), scale=PROBE_SCALE)
         heads.append(head)
     return heads
@@ -107,7 +116,7 @@ def _expert(
     def make() -> dict[str, Any]:
         name = f"expert {task.name}, seed {seed}"
         expert = finetune(
-            model.encode, normalised_head, model.pretrained, head, train.images,
+            model.encode, normalised_head, model.pretrained, head, train.inputs,
             train.labels, recipe,
             seed=seed,
             on_chunk=bars.follow(name, recipe.steps, recipe.batch_size),

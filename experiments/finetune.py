@@ -268,7 +268,7 @@ def add_accuracy(
     """Scores a model on the test images."""
     every = np.ones(len(head["bias"]), bool)
     score = evaluate(
-        logits_of(encode), (params, head, every), data.test.images, data.test.labels,
+        logits_of(encode), (params, head, every), data.test.inputs, data.test.labels,
         {"accuracy": accuracy}, batch_size=min(250, max(1, len(data.test.labels))),
     )  # fmt: skip
     records.add_result(

@@ -157,7 +157,7 @@ def from_own_folder(
         names = meta.clip_classes or tuple((name,) for name in found.classes)
         prompts = names, meta.templates or _TEMPLATES
     return TaskData(
-        found.classes, train.images, train.labels, found.test, digest(*train), prompts=prompts
+        found.classes, train.inputs, train.labels, found.test, digest(*train), prompts=prompts
     )
 
 

@@ -43,7 +43,6 @@ from experiments.scoring import score
 from experiments.vision_run import Scene, add, begin, describe, finish
 from symerge_jax.adapt.labelled import symerge_with_labels
 from symerge_jax.cli.errors import run
-from symerge_jax.models.heads import normalised_head
 
 # Name in the record → objective of SyMerge, and how figures write it.
 LOSSES = {
@@ -110,12 +109,12 @@ def job_of(scene: Scene, seed: Seed, row: str) -> Job:
 def labelled(scene: Scene, seed: Seed) -> Outcome:
     """Adapts coefficients and heads to the true labels of the test images, and scores."""
     model, constants, experts = scene.model, scene.constants, seed.experts
-    inputs = [task.test.images for task in scene.tasks]
+    inputs = [task.test.inputs for task in scene.tasks]
     schedule = schedule_of(Run("symerge"), [len(x) for x in inputs], constants, seed.number)
     name = f"{LABELLED}, seed {seed.number}"
     follow = scene.around.bars.follow(name, schedule.steps, schedule.batch_size)
     adapted = symerge_with_labels(
-        model.encode, normalised_head, model.pretrained, experts.task_vectors, experts.stacked,
+        model.encode, model.classify, model.pretrained, experts.task_vectors, experts.stacked,
         inputs, [task.test.labels for task in scene.tasks],
         classes=experts.classes,
         initial_coefficient=constants.initial,

@@ -16,6 +16,7 @@ from experiments.methods import Outcome, Seed
 from experiments.scoring import logits_on, padded, score, validation_accuracies
 from experiments.statistics import moments
 from experiments.tasks.images import Task
+from symerge_jax.adapt.merged import Classify, Encode
 from symerge_jax.classifier import logits_of
 from symerge_jax.leaf_facts import tower_leaves
 from symerge_jax.merge import METHODS, stored_bytes
@@ -118,18 +119,18 @@ def tuned(
     tasks: Sequence[Task],
     tune: Tune,
 ) -> float:
-    """Returns the scale that is best on validation images; the whole grid is one program.
+    """Returns the scale that is best on validation inputs; the whole grid is one program.
 
     By their labels, relative to the expert; or, without any label, by how often the merged model
     says what the expert says.
     """
     heads, classes = experts.stacked, experts.classes
     own = [padded(heads, classes, k) for k in range(len(tasks))]
-    images = [task.validation.images for task in tasks]
+    inputs = [task.validation.inputs for task in tasks]
     if tune == "agreement":
         truths, reference = (
             [
-                logits_on(model, experts.params[k], *own[k], images[k]).argmax(axis=1)
+                logits_on(model, experts.params[k], *own[k], inputs[k]).argmax(axis=1)
                 for k in range(len(tasks))
             ],
             None,
@@ -138,15 +139,16 @@ def tuned(
         truths = [task.validation.labels for task in tasks]
         reference = validation_accuracies(model, experts.params, heads, classes, tasks)
     return tune_scale(
-        with_head(model.encode), model.pretrained, merged, scales, own, images, truths,
+        with_head(model.encode, model.classify), model.pretrained, merged, scales, own, inputs,
+        truths,
         reference=reference,
     ).scale  # fmt: skip
 
 
 @memoise
-def with_head(encode: Callable[[Params, Array], Array]) -> Callable[[Any, Array], Array]:
+def with_head(encode: Encode, classify: Classify) -> Callable[[Any, Array], Array]:
     """Returns ((θ, (head, classes)), images) → logits, as `tune_scale` asks."""
-    logits = logits_of(encode)
+    logits = logits_of(encode, classify)
 
     def apply(model: tuple[Params, tuple[Head, Array]], images: Array) -> Array:
         params, (head, classes) = model

@@ -171,4 +171,4 @@ def _scores(
 
 def _score(model: Model, params: Params, experts: Experts, task: Task, k: int) -> Score:
     head: tuple[dict[str, Array], Array] = padded(experts.stacked, experts.classes, k)
-    return compare(logits_on(model, params, *head, task.test.images), task.test.labels)
+    return compare(logits_on(model, params, *head, task.test.inputs), task.test.labels)

@@ -193,7 +193,7 @@ def trained_heads(
     theta = merged_encoder(model.pretrained, tau, per_task(tau, value))
     found = []
     for k, own in enumerate(images):
-        features = predict(model.encode, theta, own.images)
+        features = predict(model.encode, theta, own.inputs)
         head = {name: leaf[k] for name, leaf in heads.items()}
         found.append(supervised_head(head, features, own, settings.rate, settings.batch_size, seed))
     say(f"classifiers trained at λ = {value:g}, seed {seed}")
@@ -248,7 +248,7 @@ def accuracies(
     params = jax.tree.map(jnp.asarray, experts.params[m])
     columns = []
     for k, task in enumerate(tasks):
-        features = predict(model.encode, params, task.test.images)
+        features = predict(model.encode, params, task.test.inputs)
         own = {name: leaf[:, k] for name, leaf in sets.items()}
         hits = _hits(own, features, task.test.labels)
         columns.append(100 * np.asarray(hits, float) / len(features))

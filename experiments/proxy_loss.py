@@ -168,7 +168,7 @@ def correlations(
     found: dict[str, list[float | None]] = {proxy: [] for proxy in PROXIES}
     for k, task in enumerate(tasks):
         own = padded(classifier.heads, seed.experts.classes, k)
-        logits = logits_on(model, classifier.encoder(k), *own, task.test.images)
+        logits = logits_on(model, classifier.encoder(k), *own, task.test.inputs)
         # In float32 the losses of sure predictions would be rounded to the same few values.
         log_p = special.log_softmax(logits.astype(np.float64), axis=1)
         truth = true_label_loss(log_p, task)

@@ -67,7 +67,7 @@ def routed(
     scores = []
     for k, task in enumerate(tasks):
         own = (trained, *padded(experts.stacked, experts.classes, k))
-        scores.append(scored(predict(logits_of(encode), own, task.test.images), task.test))
+        scores.append(scored(predict(logits_of(encode), own, task.test.inputs), task.test))
     return Outcome(
         run.name or run.method, seed.number, run.protocol == "held_out", scores,
         stored=1 + share((parts.task_vectors, made["router"]), model.pretrained),

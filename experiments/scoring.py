@@ -42,7 +42,7 @@ def logits_on(
     model: Model, params: Params, head: Head, classes: Array, images: np.ndarray
 ) -> np.ndarray:
     """Returns logits [n, classes]."""
-    return predict(logits_of(model.encode), (params, head, classes), images)
+    return predict(logits_of(model.encode, model.classify), (params, head, classes), images)
 
 
 def scored(logits: np.ndarray, test: Split) -> Scored:
@@ -59,7 +59,7 @@ def score(
     Encoders are taken one at a time, so that they need not exist together.
     """
     return [
-        scored(logits_on(model, own, *padded(heads, classes, k), task.test.images), task.test)
+        scored(logits_on(model, own, *padded(heads, classes, k), task.test.inputs), task.test)
         for k, (task, own) in enumerate(zip(tasks, params, strict=True))
     ]
 
@@ -70,7 +70,7 @@ def validation_accuracies(
     """Returns accuracy in percent on the validation images, [task]."""
     return np.array([
         float(accuracy(
-            logits_on(model, params[k], *padded(heads, classes, k), task.validation.images),
+            logits_on(model, params[k], *padded(heads, classes, k), task.validation.inputs),
             task.validation.labels,
         ))
         for k, task in enumerate(tasks)

@@ -84,7 +84,7 @@ def joint_schedule(sizes: Sequence[int], constants: Constants, seed: int) -> Sch
 def jointly(scene: Scene, seed: Seed) -> Outcome:
     """Runs SyMerge with one step per iteration on all tasks' gradients together, and scores."""
     model, experts, constants = scene.model, seed.experts, scene.constants
-    inputs = [task.test.images for task in scene.tasks]
+    inputs = [task.test.inputs for task in scene.tasks]
     schedule = joint_schedule([len(x) for x in inputs], constants, seed.number)
     name = f"{JOINTLY}, seed {seed.number}"
     follow = scene.around.bars.follow(name, schedule.steps, schedule.batch_size)

@@ -41,6 +41,6 @@ def moments(model: Model, experts: Experts, tasks: Sequence[Task], method: str) 
 
 def examples(task: Task, count: int) -> np.ndarray:
     """Returns at most `count` images of a task, drawn with seed 0; their labels stay behind."""
-    images = (task.validation if task.train is None else task.train).images
+    images = (task.validation if task.train is None else task.train).inputs
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return np.asarray(images[np.sort(chosen)])

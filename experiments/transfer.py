@@ -174,7 +174,7 @@ def heads_on(
     model: Model, params: Params, k: int, task: Task, heads: Sequence[Sequence[Head]]
 ) -> list[Scored]:
     """Scores task k's head of several sets on one encoder, whose features are worked out once."""
-    features = predict(model.encode, params, task.test.images)
+    features = predict(model.encode, params, task.test.inputs)
     return [scored(np.asarray(normalised_head(own[k], features)), task.test) for own in heads]
 
 

@@ -170,7 +170,7 @@ def seen(scene: Scene, outcomes: Sequence[Outcome], k: int) -> dict[tuple[str, i
 
 def view(model: Model, seed: Seed, task: Task, k: int, params: Params, heads: Head) -> View:
     """Returns features and predictions of one model."""
-    features = predict(model.encode, params, task.test.images)
+    features = predict(model.encode, params, task.test.inputs)
     head, classes = padded(heads, seed.experts.classes, k)
     logits = np.asarray(exclude(normalised_head(head, features), classes[None]))
     return View(features / np.linalg.norm(features, axis=1, keepdims=True), logits.argmax(axis=1))

@@ -12,7 +12,7 @@ from symerge_jax.adapt.objectives import exclude
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.models.clip import VisionConfig, encode_image
 from symerge_jax.models.clip_moe import encode_image_moe
-from symerge_jax.models.heads import Head, normalised_head
+from symerge_jax.models.heads import normalised_head
 from symerge_jax.notation import Array, Params
 
 Encode = Callable[[Params, Array], Array]
@@ -51,11 +51,13 @@ def moe_encoder(config: VisionConfig, dtype: str = "float32") -> Callable[..., A
 
 
 @cache
-def logits_of(encode: Encode) -> Callable[[Any, Array], Array]:
-    """Returns ((θ, head, classes bool [classes]), images) → logits, padded rows excluded."""
+def logits_of(
+    encode: Encode, classify: Callable[[Any, Array], Array] = normalised_head
+) -> Callable[[Any, Array], Array]:
+    """Returns ((θ, head, classes bool [classes]), inputs) → logits, padded rows excluded."""
 
-    def apply(model: tuple[Params, Head, Array], images: Array) -> Array:
+    def apply(model: tuple[Params, Any, Array], inputs: Array) -> Array:
         params, head, classes = model
-        return exclude(normalised_head(head, encode(params, images)), classes[None])
+        return exclude(classify(head, encode(params, inputs)), classes[None])
 
     return apply

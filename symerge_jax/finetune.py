@@ -26,7 +26,15 @@ from symerge_jax import trees
 from symerge_jax.cache import digest
 from symerge_jax.errors import BadInput
 from symerge_jax.notation import Array, Params
-from symerge_jax.recipes import Recipe, Trainables, batch_rows, is_trained, optimiser_of
+from symerge_jax.recipes import (
+    LOSSES,
+    LossName,
+    Recipe,
+    Trainables,
+    batch_rows,
+    is_trained,
+    optimiser_of,
+)
 
 # What the steps of each chunk see, and the state of the batches after it (None if there is none).
 Feed: TypeAlias = Generator[tuple[Any, Any], None, None]
@@ -45,7 +53,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [batch, ...], uint8 or float.
-        labels: int [batch].
+        labels: int [batch], or float [batch] for a regression.
         mask: bool [batch], False for rows that only fill the batch up; None if all rows count.
     """
 
@@ -63,6 +71,7 @@ def finetune(
     labels: Array,
     recipe: Recipe,
     *,
+    loss: LossName = "cross_entropy",
     seed: int = 0,
     chunk_steps: int = 50,
     on_chunk: Callable[[np.ndarray], None] | None = None,
@@ -77,8 +86,9 @@ def finetune(
         pretrained: θ₀.
         head: trained too if `recipe.head_rate` is not 0.
         images: [n, ...], uint8 or float.
-        labels: int [n].
+        labels: int [n]; float [n] for a regression.
         recipe: hyper-parameters.
+        loss: "cross_entropy" of classes, or "squared_error" of the first logit.
         seed: of the order of images and their shifts.
         chunk_steps: steps per call of the compiled program.
         on_chunk: called with the losses of each chunk; first with those of a run that continues.
@@ -99,8 +109,8 @@ def finetune(
         for first in range(begin, recipe.steps, chunk_steps):
             yield _single(rows[first : first + chunk_steps], recipe), None
 
-    task = _Task(encode, classify, recipe, seed)
-    data = (jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    task = _Task(encode, classify, recipe, seed, loss)
+    data = (jnp.asarray(images), jnp.asarray(labels, LOSSES[loss][0]))
     saved = None
     if state_folder is not None:
         identity = _identity(task, pretrained, head, digest(images, labels))
@@ -164,6 +174,7 @@ class _Task(NamedTuple):
     classify: Callable
     recipe: Recipe
     seed: int
+    loss: LossName = "cross_entropy"
 
 
 class _Saved(NamedTuple):
@@ -234,6 +245,7 @@ def _train(
                         point.state, frozen, data, xs,
                         encode=task.encode, classify=task.classify, tx=tx, shift=recipe.shift,
                         accumulate=recipe.accumulate, masked=recipe.whole_passes,
+                        loss_name=task.loss,
                     )  # fmt: skip
                     point = _Point(state, [*point.losses, values], position)
                     losses = np.asarray(values)
@@ -318,7 +330,7 @@ def _chunks(
 
 @partial(
     jax.jit,
-    static_argnames=("encode", "classify", "tx", "shift", "accumulate", "masked"),
+    static_argnames=("encode", "classify", "tx", "shift", "accumulate", "masked", "loss_name"),
     donate_argnums=0,
 )
 def _run(
@@ -333,6 +345,7 @@ def _run(
     shift: int,
     accumulate: int,
     masked: bool,
+    loss_name: LossName,
 ) -> tuple[_State, Array]:
     """Scans over steps; `xs` are rows of `data`, or a `Batch`, with the steps in front."""
 
@@ -349,7 +362,7 @@ def _run(
         def loss(trained: Trainables) -> Array:
             params, head = trees.combine(trained, frozen)
             logits = classify(head, encode(params, images))
-            each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            each = LOSSES[loss_name][1](logits, labels)
             return each.mean() if mask is None else each.mean(where=mask)
 
         return jax.value_and_grad(loss)(trained)

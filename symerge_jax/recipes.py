@@ -5,15 +5,29 @@ Arithmetic", 2023, https://arxiv.org/abs/2212.04089, appendix; the same in TALL-
 and `fusion_bench_recipe` (the `tanganke` checkpoints on the Hugging Face hub).
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from symerge_jax.errors import BadInput
 from symerge_jax.notation import Array
+
+LossName: TypeAlias = Literal["cross_entropy", "squared_error"]
+
+
+def _squared_error(logits: Array, values: Array) -> Array:
+    return jnp.square(logits[:, 0] - values)
+
+
+# The dtype of labels, and (logits [batch, classes], labels [batch]) → [batch].
+LOSSES: dict[LossName, tuple[Any, Callable[[Array, Array], Array]]] = {
+    "cross_entropy": (jnp.int32, optax.softmax_cross_entropy_with_integer_labels),
+    "squared_error": (jnp.float32, _squared_error),
+}
 
 
 class Recipe(NamedTuple):
@@ -31,7 +45,7 @@ class Recipe(NamedTuple):
         shift: pixels by which images are moved at random, 0 for none.
         warmup_steps: steps with the rate peak · (step + 1) / warmup_steps, in place of `warmup`;
             with fewer steps in all, the rate never stops rising.
-        decay: after the warm-up, "cosine" (to 0) or "constant".
+        decay: after the warm-up, "cosine" or "linear" (to 0), or "constant".
         accumulate: passes per optimiser step; their gradients are averaged.
         whole_passes: the last batch of a pass over the images holds what is left of them, as
             PyTorch's data loaders do; otherwise the next pass fills it up.
@@ -102,8 +116,8 @@ def fusion_bench_recipe(*, steps: int = 4000, batch_size: int = 32) -> Recipe:
 
 def learning_rates(recipe: Recipe, peak: float) -> optax.Schedule:
     """Returns step → learning rate."""
-    if recipe.decay not in ("cosine", "constant"):
-        raise BadInput(f"decay must be cosine or constant, got {recipe.decay!r}")
+    if recipe.decay not in ("cosine", "linear", "constant"):
+        raise BadInput(f"decay must be cosine, linear or constant, got {recipe.decay!r}")
     if recipe.warmup_steps is None and recipe.decay == "cosine":
         warm = max(1, round(recipe.steps * recipe.warmup))
         return optax.warmup_cosine_decay_schedule(
@@ -113,8 +127,11 @@ def learning_rates(recipe: Recipe, peak: float) -> optax.Schedule:
     if warm is None:
         warm = round(recipe.steps * recipe.warmup)
     after = optax.constant_schedule(peak)
+    rest = max(recipe.steps - warm, 1)
     if recipe.decay == "cosine":
-        after = optax.cosine_decay_schedule(peak, max(recipe.steps - warm, 1))
+        after = optax.cosine_decay_schedule(peak, rest)
+    elif recipe.decay == "linear":
+        after = optax.linear_schedule(peak, 0.0, rest)
     if warm < 2:
         return after
     rising = optax.linear_schedule(peak / warm, peak, warm - 1)

@@ -55,7 +55,7 @@ def read(data, tmp_path):
 
 
 def check(split, images, labels):
-    np.testing.assert_array_equal(split.images, [resize_and_crop(image, 8) for image in images])
+    np.testing.assert_array_equal(split.inputs, [resize_and_crop(image, 8) for image in images])
     np.testing.assert_array_equal(split.labels, labels)
     assert split.labels.dtype == np.int32
 
@@ -138,7 +138,7 @@ def test_packs_that_do_not_fit_are_refused(data, read):
 def test_real_packs_are_read_and_known_as_subsets(tmp_path):
     reader = find_set(PACKS, "eurosat", report=lambda line: None)
     split = read_split(reader, "test", size=64, cache=tmp_path, limit=50)
-    assert split.images.shape == (50, 64, 64, 3)
+    assert split.inputs.shape == (50, 64, 64, 3)
     assert set(split.labels) <= set(range(10))
     assert differences(reader) == [
         "eurosat: expected 2,700 test images, found 1,000",

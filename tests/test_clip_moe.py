@@ -23,7 +23,6 @@ from symerge_jax.models.clip import (
     encode_image,
     initial_params,
     param_shapes,
-    quick_gelu,
 )
 from symerge_jax.models.clip_moe import (
     Router,
@@ -32,6 +31,7 @@ from symerge_jax.models.clip_moe import (
     mixture_mlp,
     mlp_leaves,
 )
+from symerge_jax.models.transformer import quick_gelu
 
 TASKS = 3
 SMALL = VisionConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, projection=6)

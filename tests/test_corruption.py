@@ -67,10 +67,10 @@ def test_experts_are_asked_anew_about_corrupted_images(tmp_path):
     scene = ablation_world.scene_of(settings)
     here = corruption.corrupted(scene, "gaussian_noise", settings)
     for clean, task in zip(scene.tasks, here.tasks, strict=True):
-        wanted = corrupt(clean.test.images, "gaussian_noise", severity=4, constants="imagenet")
-        np.testing.assert_array_equal(task.test.images, wanted)
+        wanted = corrupt(clean.test.inputs, "gaussian_noise", severity=4, constants="imagenet")
+        np.testing.assert_array_equal(task.test.inputs, wanted)
         np.testing.assert_array_equal(task.test.labels, clean.test.labels)
-        np.testing.assert_array_equal(task.validation.images, clean.validation.images)
+        np.testing.assert_array_equal(task.validation.inputs, clean.validation.inputs)
     (seed,), (before,) = here.seeds.values(), scene.seeds.values()
     anew = label(scene.model, seed.experts, here.tasks, tmp_path / "other")
     for told, expected, old in zip(seed.labels, anew, before.labels, strict=True):
@@ -87,7 +87,7 @@ def test_merging_is_done_once_and_adaptation_for_every_corruption(monkeypatch, c
         return whole(*args)
 
     def adapt(scene, runs):
-        adapted.append(([run.method for run in runs], scene.tasks[0].test.images.tobytes()))
+        adapted.append(([run.method for run in runs], scene.tasks[0].test.inputs.tobytes()))
         return [
             Outcome(run.method, 0, False, [scored(len(adapted), 10)] * 3, stored=1.5)
             for run in runs

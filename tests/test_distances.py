@@ -37,13 +37,15 @@ def test_distances_by_hand():
     np.testing.assert_allclose(found["kl"], rel_entr(p, q).sum(axis=1), rtol=1e-5)
     np.testing.assert_allclose(found["js"], jensenshannon(p, q, axis=1) ** 2, rtol=1e-5)
     np.testing.assert_allclose(found["soft_ce"], -(p * np.log(q)).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found["hard_ce"], -np.log([q[0, 0], q[1, 2]]), rtol=1e-5)
 
 
 @every_distance
 def test_equal_outputs_are_at_the_least_distance(distance):
     same, apart = distance(pair(EXPERT, EXPERT)), distance(pair(MERGED, EXPERT))
     assert np.all(same < apart)
-    if distance is not DISTANCES["soft_ce"]:  # whose least is the expert's entropy
+    # The least of cross-entropies is the expert's entropy, or what it lacks in sureness.
+    if distance not in (DISTANCES["soft_ce"], DISTANCES["hard_ce"]):
         np.testing.assert_allclose(same, 0, atol=1e-6)
 
 

@@ -66,6 +66,16 @@ def test_it_learns(recipe):
     assert right(expert, images, labels) > 0.85
 
 
+def test_a_regression_is_learned_by_the_first_logit():
+    _, _, images, _ = problem()
+    values = (2.5 + images[:, 0] - images[:, 1]).astype(np.float32)
+    recipe = RECIPE._replace(learning_rate=0.02, head_rate=0.02, clip=0.0, steps=200)
+    expert = trained(images, values, recipe, loss="squared_error")
+    found = np.asarray(classify(expert.head, encode(expert.params, images)))[:, 0]
+    assert np.mean((found - values) ** 2) < 0.05 * np.var(values)
+    np.testing.assert_array_equal(expert.head["bias"][1:], 0)  # the others have no part
+
+
 def test_what_it_is_given_is_left_alone():
     params, head, images, labels = problem()
     before = jax.tree.map(np.array, (params, head))
@@ -174,6 +184,12 @@ def test_the_fusion_bench_recipe_by_hand():
     assert (recipe.weight_decay, recipe.clip) == (0.0, 0.0)
     np.testing.assert_allclose(rates(recipe, 0, 2000, 3999), 1e-5, rtol=1e-6)
     assert fusion_bench_recipe(batch_size=128).batch_size == 128
+
+
+def test_a_linear_decay_ends_at_zero():
+    recipe = Recipe(steps=100, warmup=0.06, decay="linear", learning_rate=1.0)
+    found = [float(learning_rates(recipe, 1.0)(step)) for step in (0, 5, 6, 53, 100)]
+    np.testing.assert_allclose(found, [1 / 6, 1, 1, 0.5, 0], atol=1e-6)
 
 
 def test_a_warm_up_by_fraction_may_end_in_a_constant_rate():

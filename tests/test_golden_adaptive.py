@@ -94,7 +94,7 @@ def run(case, variant, **options):
         pool(case.inputs, said),
         case.schedule,
         rates=rates,
-        constants=Constants(case.pretrained, tau, case.classes, objective_ids(objective, 3)),
+        constants=Constants(case.pretrained, tau, case.classes, objective_ids([objective] * 3)),
         per_task=Trainables(False, True),
         idle=idle,
         **options,

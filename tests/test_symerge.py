@@ -12,6 +12,7 @@ from trees_close import assert_trees_close, assert_trees_equal
 
 from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_leaf
 from symerge_jax.adapt.distances import ExpertOutputs
+from symerge_jax.adapt.experts import labels_of
 from symerge_jax.adapt.fit import fit, pool
 from symerge_jax.adapt.merged import Constants, Trainables, encoder_loss, objective_ids
 from symerge_jax.adapt.schedule import Schedule, sequential
@@ -82,7 +83,10 @@ def test_head_only_on_kept_features_is_the_full_loss_with_a_rate_of_zero(world):
         per_task=Trainables(False, True),
         idle="zero",
         constants=Constants(
-            world.pretrained, world.task_vectors, jnp.ones((3, 3), bool), objective_ids("code", 3)
+            world.pretrained,
+            world.task_vectors,
+            jnp.ones((3, 3), bool),
+            objective_ids(["code"] * 3),
         ),
     )
     adapted = run(world, coefficient_rate=0.0)
@@ -258,6 +262,34 @@ def test_an_objective_of_outputs_needs_them_and_the_others_labels(world):
         run(given._replace(experts=narrow), objective="l2")
     with pytest.raises(BadInput, match="objective must be one of self_label, entropy, soft_ce"):
         run(world, objective="l3")
+
+
+def test_hard_labels_as_a_distance_are_self_labels_without_a_filter(world):
+    outputs = outputs_of_experts(world, scale=3.0)
+    labels = [labels_of(one.logits) for one in outputs]
+    plain = run(world._replace(experts=labels), confidence_filter="none")
+    same = run(world._replace(experts=outputs), objective="hard_ce")
+    np.testing.assert_allclose(same.losses, plain.losses, rtol=1e-5, atol=1e-6)
+
+
+def test_each_task_may_have_an_objective_of_its_own(world):
+    """Each task's first loss is what a run with that objective for all tasks begins with."""
+    given = world._replace(experts=outputs_of_experts(world, scale=3.0))
+    names = ["hard_ce", "l1", "hard_ce"]
+    mixed = run(given, objective=names, head_rate=0.0, coefficient_rate=0.0)
+    alone = {n: run(given, objective=n, head_rate=0.0, coefficient_rate=0.0) for n in set(names)}
+    tasks = sequential(linear_world.SIZES, iterations=12, batch_size=4, seed=0).task_ids
+    expected = [alone[names[k]].losses[step] for step, k in enumerate(tasks)]
+    np.testing.assert_allclose(mixed.losses, expected, rtol=1e-6)
+    assert not np.allclose(alone["l1"].losses, alone["hard_ce"].losses)
+
+
+def test_objectives_that_need_other_targets_do_not_mix(world):
+    given = world._replace(experts=outputs_of_experts(world))
+    with pytest.raises(BadInput, match="objectives l1, code, l1: those that compare"):
+        run(given, objective=["l1", "self_label", "l1"])
+    with pytest.raises(BadInput, match="got 2 objectives for 3 tasks"):
+        run(given, objective=["l1", "l1"])
 
 
 OWN = {"bias": False, "kernel": True}

@@ -24,9 +24,9 @@ TRAIN, TEST = 2000, 500  # pictures per task of the embedded world
 
 
 class Split(NamedTuple):
-    """Images uint8 [n, 32, 32, 3] and their classes int32 [n]."""
+    """Inputs of a task, such as images uint8 [n, 32, 32, 3], and their labels, int32 [n]."""
 
-    images: np.ndarray
+    inputs: np.ndarray
     labels: np.ndarray
 
 
@@ -73,15 +73,22 @@ def generated(
         def draw(name: str = name) -> dict[str, dict[str, np.ndarray]]:
             train = world.images(name, split="train", count=TRAIN, seed=0)
             test = world.images(name, split="test", count=TEST, seed=0)
-            return {"train": Split(*train)._asdict(), "test": Split(*test)._asdict()}
+            return {
+                split: {"images": images, "labels": labels}
+                for split, (images, labels) in (("train", train), ("test", test))
+            }
 
         drawn = cached(cache, "pictures", key | {"task": name}, draw, report=say)
-        train, validation = hold_out(Split(**drawn["train"]))
-        test = Split(**drawn["test"])
+        train, validation = hold_out(_split(drawn["train"]))
+        test = _split(drawn["test"])
         classes = world.FAMILIES[name].classes
         head = zero_shot_head(text, base.tokenizer, classes, world.TEMPLATES, scale=base.scale())
         tasks.append(Task(name, classes, train, validation, first(test, limit), head))
     return tasks
+
+
+def _split(kept: dict[str, np.ndarray]) -> Split:
+    return Split(kept["images"], kept["labels"])
 
 
 def from_folders(folder: Path, names: Sequence[str], *, size: int, limit: int | None) -> list[Task]:

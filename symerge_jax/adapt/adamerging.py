@@ -95,7 +95,7 @@ def adamerging(
     return adapt(
         encode, classify, pretrained, task_vectors, heads, inputs, nobody,
         classes=classes,
-        objective="entropy",
+        objectives=["entropy"] * len(sizes),
         rates=Trainables(learning_rate, 0.0, 0.0),
         coefficients=coefficients,
         idle="skip",

@@ -46,6 +46,16 @@ class Pair(NamedTuple):
 Distance = Callable[[Pair], Array]  # → [batch]
 
 
+def hard_cross_entropy(pair: Pair) -> Float[Array, " batch"]:
+    """−log q_c for the expert's class c, all samples counted: self-labels among distances.
+
+    For runs in which other tasks, such as regression, compare outputs.
+    """
+    label = exclude(pair.expert.logits, pair.classes[None]).argmax(axis=-1)
+    log_q = jax.nn.log_softmax(exclude(pair.merged.logits, pair.classes[None]), axis=-1)
+    return -jnp.take_along_axis(log_q, label[..., None], axis=-1)[..., 0]
+
+
 def soft_cross_entropy(pair: Pair) -> Float[Array, " batch"]:
     """−Σ_c p_c log q_c with the expert's probabilities p and the merged ones q."""
     log_p, log_q = _log_probabilities(pair)
@@ -104,6 +114,7 @@ DISTANCES: dict[str, Distance] = {
     "l2": l2,
     "cosine": cosine,
     "features_l1": features_l1,
+    "hard_ce": hard_cross_entropy,
 }
 
 

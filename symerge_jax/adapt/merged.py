@@ -7,7 +7,7 @@ Leaves of the encoder may be a task's own: "the one layer" of SyMerge can be a b
 classifier (appendix D.1). They have no coefficient; each task has a copy that its own loss moves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -157,6 +157,7 @@ def _to_outputs(pair: Pair, mask: Array) -> list[Branch]:
     return [branch(distance) for distance in DISTANCES.values()]
 
 
-def objective_ids(name: str, tasks: int) -> Array:
-    """Returns one objective for all tasks, int [task]."""
-    return jnp.full((tasks,), {**OBJECTIVES, **OUTPUT_OBJECTIVES}[name], jnp.int32)
+def objective_ids(names: Sequence[str]) -> Array:
+    """Returns the tasks' objectives as numbers, int [task]."""
+    known = {**OBJECTIVES, **OUTPUT_OBJECTIVES}
+    return jnp.array([known[name] for name in names], jnp.int32)

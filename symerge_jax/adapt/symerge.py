@@ -82,7 +82,7 @@ def symerge(
     experts: Sequence[ExpertLabels] | Sequence[ExpertOutputs],
     *,
     classes: Bool[Array, "task classes"] | None = None,
-    objective: str = "self_label",
+    objective: str | Sequence[str] = "self_label",
     layer: Any = None,
     layer_rate: float = 1e-5,
     iterations: int = 500,
@@ -113,7 +113,9 @@ def symerge(
             its outputs where the objective compares them.
         classes: which rows of the padded heads exist; None for all.
         objective: "self_label", or an entry of `distances.DISTANCES` (figure C), or "entropy",
-            which reads no expert.
+            which reads no expert; one for all tasks, or one for each. Tasks that compare outputs
+            and tasks that do not cannot be mixed: "hard_ce" is "self_label" with outputs and
+            without a filter, such as for classes beside a regression task with "l1".
         layer: leaves of the encoder that each task shall have of its own instead of a merged one: a
             pytree of bool like θ₀. They start at the merged values and have no coefficient. Give
             `head_rate=0` with it: one layer is what the paper adapts.
@@ -138,7 +140,9 @@ def symerge(
     Raises:
         BadInput: shapes that do not fit together, an unknown option, a loss that is not finite.
     """
-    check_option("objective", objective, ("self_label", "entropy", *OUTPUT_OBJECTIVES))
+    objectives = [objective] * len(inputs) if isinstance(objective, str) else list(objective)
+    for one in objectives:
+        check_option("objective", one, ("self_label", "entropy", *OUTPUT_OBJECTIVES))
     check_option("confidence_filter", confidence_filter, FILTERS)
     check_option("idle_heads", idle_heads, ("dense", "masked"))
     if len(experts) != len(inputs):
@@ -150,7 +154,7 @@ def symerge(
     return adapt(
         encode, classify, pretrained, task_vectors, heads, inputs, experts,
         classes=classes,
-        objective=confidence_filter if objective == "self_label" else objective,
+        objectives=[confidence_filter if x == "self_label" else x for x in objectives],
         rates=Trainables(coefficient_rate, head_rate, layer_rate),
         coefficients=coefficients,
         layer=layer,
@@ -175,7 +179,7 @@ def adapt(
     experts: Sequence[Any],
     *,
     classes: Array | None,
-    objective: str,
+    objectives: Sequence[str],
     rates: Trainables,
     coefficients: Coefficients,
     layer: Any = None,
@@ -202,10 +206,10 @@ def adapt(
             f"classes: expected [task, classes] of shape {all_classes.shape} as the heads have, "
             f"got {np.shape(classes)}"
         )
-    _check_targets(experts, objective, classes.shape[-1])
-    if objective == "entropy":
-        check_has_classes(classes)
-    objectives = objective_ids(objective, count)
+    _check_targets(experts, objectives, classes.shape[-1])
+    if "entropy" in objectives:
+        check_has_classes(classes, [k for k, x in enumerate(objectives) if x == "entropy"])
+    ids = objective_ids(objectives)
     layers: Params = ()
     if layer is not None:
         merged = merged_encoder(pretrained, task_vectors, coefficients, clamp)
@@ -218,10 +222,10 @@ def adapt(
         theta = merged_encoder(pretrained, task_vectors, coefficients, clamp)
         features = [predict(encode, theta, own) for own in inputs]
         data, loss = pool(features, experts), head_loss(classify)
-        constants = Constants((), (), jnp.asarray(classes), objectives)
+        constants = Constants((), (), jnp.asarray(classes), ids)
     else:
         data, loss = pool(inputs, experts), encoder_loss(encode, classify, clamp)
-        constants = Constants(pretrained, task_vectors, jnp.asarray(classes), objectives)
+        constants = Constants(pretrained, task_vectors, jnp.asarray(classes), ids)
     fitted = fit(
         loss, trainables, data, schedule,
         rates=rates,
@@ -271,10 +275,17 @@ def _check_layer(layer: Any, params: Params) -> None:
         )
 
 
-def _check_targets(experts: Sequence[Any], objective: str, classes: int) -> None:
+def _check_targets(experts: Sequence[Any], objectives: Sequence[str], classes: int) -> None:
     """An objective that compares outputs needs them, and the others need labels."""
-    wanted = ExpertOutputs if objective in OUTPUT_OBJECTIVES else ExpertLabels
-    for k, expert in enumerate(experts):
+    if len(objectives) != len(experts):
+        raise BadInput(f"got {len(objectives)} objectives for {len(experts)} tasks")
+    if len({name in OUTPUT_OBJECTIVES for name in objectives}) > 1:
+        raise BadInput(
+            f"objectives {', '.join(objectives)}: those that compare with the expert's outputs do "
+            "not mix with the others; take hard_ce for self-labels beside them"
+        )
+    for k, (expert, objective) in enumerate(zip(experts, objectives, strict=True)):
+        wanted = ExpertOutputs if objective in OUTPUT_OBJECTIVES else ExpertLabels
         if not isinstance(expert, wanted):
             raise BadInput(
                 f"objective {objective}: expected {wanted.__name__} of each expert, got "
@@ -328,15 +339,17 @@ def _check_coefficients(coefficients: Any, task_vectors: TaskVectors, count: int
         raise BadInput(f"coefficients: expected arrays of shape ({count},), got {sorted(shapes)}")
 
 
-def check_has_classes(classes: Array) -> None:
+def check_has_classes(classes: Array, tasks: Sequence[int] | None = None) -> None:
     """Raises `BadInput` for a task without two classes, whose predictions have no entropy.
 
     Args:
         classes: bool [task, classes], which rows of the padded heads exist.
+        tasks: which of them are asked to have classes; all if None.
     """
     counts = np.asarray(classes).sum(axis=1)
-    if counts.min() < 2:
-        k = int(counts.argmin())
+    few = [k for k in (range(len(counts)) if tasks is None else tasks) if counts[k] < 2]
+    if few:
+        k = few[0]
         raise BadInput(
             f"task {k} has {counts[k]} output instead of logits of at least two classes, so its "
             "predictions have no entropy to minimise; leave it out, or use self-labels (symerge)"

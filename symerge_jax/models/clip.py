@@ -8,13 +8,11 @@ the single `attention/in_proj` of open_clip, the split layout keeps three as Hug
 Both compute the same function, but a merging method gives each leaf its own coefficient.
 
 Numbers: everything runs in `dtype` (default: that of the parameters), LayerNorm, softmax and the
-returned features in float32 or wider. All reshapes are explicit, so strict dtype and rank promotion
-settings of JAX hold.
+returned features in float32 or wider (`symerge_jax.models.transformer`).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,7 +21,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from symerge_jax.models.clip_config import (
@@ -33,6 +30,18 @@ from symerge_jax.models.clip_config import (
     TransformerConfig,
     VisionConfig,
 )
+from symerge_jax.models.transformer import (
+    MLP,
+    Attention,
+    Dense,
+    LayerNorm,
+    Tree,
+    apply_from_host,
+    draw_params,
+    repeat_block,
+    unset,
+)
+from symerge_jax.trees import wide
 
 __all__ = [
     "PRESETS",
@@ -47,127 +56,6 @@ __all__ = [
     "initial_params",
     "param_shapes",
 ]
-
-Tree = dict[str, Any]
-
-
-def quick_gelu(x: Array) -> Array:
-    """OpenAI's approximation of GELU, x · sigmoid(1.702 x)."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-}
-
-
-def _unset(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Fills a leaf with zeros: a tower's own `init` tells shapes, `initial_params` draws values."""
-    return jnp.zeros(shape, dtype)
-
-
-def _wide(dtype: Any) -> Any:
-    """Precision of normalisations and outputs: float64 stays, all else is float32."""
-    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
-
-
-class LayerNorm(nn.Module):
-    """Normalises the last axis in float32 or wider; returns the input's dtype."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:  # [n, width]
-        scale = self.param("scale", _unset, (x.shape[-1],))
-        bias = self.param("bias", _unset, (x.shape[-1],))
-        wide = _wide(x.dtype)
-        y = x.astype(wide)
-        y = y - y.mean(axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.eps)
-        return (y * scale.astype(wide)[None] + bias.astype(wide)[None]).astype(x.dtype)
-
-
-class Dense(nn.Module):
-    """x @ kernel + bias on two-dimensional input, in the input's dtype."""
-
-    features: int
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:  # [n, in] → [n, features]
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", _unset, shape)
-        y = x @ kernel.astype(x.dtype)
-        if self.use_bias:
-            bias = self.param("bias", _unset, (self.features,))
-            y = y + bias.astype(x.dtype)[None]
-        return y
-
-
-def attend(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
-    """Softmax attention.
-
-    Args:
-        query: [batch, t, heads, features].
-        key: [batch, s, heads, features].
-        value: [batch, s, heads, features].
-        mask: bool [batch or 1, 1, t, s], True where t may look at s; None for everywhere.
-
-    Returns:
-        [batch, t, heads, features] in the dtype of `value`.
-    """
-    # Heads before tokens: XLA's CPU matrix products are up to a fifth faster so.
-    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    scores = jnp.einsum("bhtc,bhsc->bhts", query * query.shape[-1] ** -0.5, key)
-    scores = scores.astype(_wide(scores.dtype))
-    if mask is not None:
-        lowest = jnp.finfo(scores.dtype).min
-        scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, lowest)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhts,bhsc->bhtc", weights, value).transpose(0, 2, 1, 3)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention; with `first_only` just the first position asks."""
-
-    config: TransformerConfig
-    first_only: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array, mask: Array | None) -> Array:  # [batch, t, width]
-        width, heads = self.config.width, self.config.heads
-        batch, tokens, _ = x.shape
-        flat = x.reshape(-1, width)
-        if self.config.fused_qkv:
-            qkv = Dense(3 * width, name="in_proj")(flat)
-            qkv = qkv.reshape(batch, tokens, 3, heads, width // heads)
-            query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-            if self.first_only:
-                query = query[:, :1]
-        else:
-            asking = x[:, :1] if self.first_only else x
-            query, key, value = (
-                Dense(width, name=name)(source.reshape(-1, width)).reshape(
-                    batch, -1, heads, width // heads
-                )
-                for name, source in (("query", asking), ("key", x), ("value", x))
-            )
-        mixed = attend(query, key, value, mask)
-        out = Dense(width, name="out")
-        return out(mixed.reshape(-1, width)).reshape(batch, -1, width)
-
-
-class MLP(nn.Module):
-    """Two dense layers around the activation, on [n, width]."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        y = Dense(self.config.hidden, name="fc")(x)
-        y = ACTIVATIONS[self.config.activation](y)
-        return Dense(x.shape[-1], name="proj")(y)
 
 
 class Block(nn.Module):
@@ -208,10 +96,10 @@ class VisionTower(nn.Module):
         """
         config = self.config
         width, patch, grid = config.width, config.patch_size, config.grid
-        class_embedding = self.param("class_embedding", _unset, (width,))
+        class_embedding = self.param("class_embedding", unset, (width,))
         dtype = self.dtype or class_embedding.dtype
         kernel = PatchKernel(patch, width, name="patch_embedding")().astype(dtype)
-        position = self.param("position_embedding", _unset, (config.tokens, width)).astype(dtype)
+        position = self.param("position_embedding", unset, (config.tokens, width)).astype(dtype)
 
         # The strided convolution as one matrix product over the pixels of a patch.
         x = images.astype(dtype).reshape(-1, grid, patch, grid, patch, 3)
@@ -240,14 +128,14 @@ class PatchKernel(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         shape = (self.patch, self.patch, 3, self.width)
-        return self.param("kernel", _unset, shape)
+        return self.param("kernel", unset, shape)
 
 
 def _project(x: Array, config: TransformerConfig) -> Array:
     """Maps [batch, width] to features [batch, d] in the output precision."""
     if config.projection is not None:
         x = Dense(config.projection, use_bias=False, name="projection")(x)
-    return x.astype(_wide(x.dtype))
+    return x.astype(wide(x.dtype))
 
 
 class TextTower(nn.Module):
@@ -266,10 +154,10 @@ class TextTower(nn.Module):
         table = nn.Embed(
             config.vocabulary,
             width,
-            embedding_init=_unset,
+            embedding_init=unset,
             name="token_embedding",
         ).embedding
-        position = self.param("position_embedding", _unset, (config.length, width))
+        position = self.param("position_embedding", unset, (config.length, width))
         dtype = self.dtype or position.dtype
         batch, length = tokens.shape
         x = table[tokens].astype(dtype) + position.astype(dtype)[None, :length]
@@ -328,7 +216,7 @@ def encode_once(config: VisionConfig, params: Any, images: Array) -> Array:
     The blocks share one compiled program; compiling the whole tower would take three times as long
     as running it so. Arguments as for the function that `encode_image` returns.
     """
-    begin, block, end = (partial(_apply, piece) for piece in _pieces(config))
+    begin, block, end = (partial(apply_from_host, piece) for piece in _pieces(config))
     rest = {name: leaf for name, leaf in params.items() if not name.startswith("blocks_")}
     x = begin(rest, images)
     for i in range(config.depth):
@@ -339,25 +227,6 @@ def encode_once(config: VisionConfig, params: Any, images: Array) -> Array:
 def _pieces(config: VisionConfig) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Returns what stands before the blocks, a block, and the rest."""
     return VisionTower(config, before_blocks=True), Block(config), _Ending(config)
-
-
-def _apply(module: nn.Module, params: Any, x: Array) -> Array:
-    """Applies a module to weights on the host, in the memory order in which they were read.
-
-    PyTorch's weights come as transposed views; turning them inside the program saves a slow copy.
-    """
-    leaves, structure = jax.tree.flatten(params)
-    turned = tuple(leaf.ndim == 2 and leaf.T.flags.c_contiguous for leaf in leaves)
-    given = [leaf.T if turn else leaf for leaf, turn in zip(leaves, turned, strict=True)]
-    return _turn_and_apply(given, x, module=module, structure=structure, turned=turned)
-
-
-@partial(jax.jit, static_argnames=("module", "structure", "turned"))
-def _turn_and_apply(
-    leaves: list[Array], x: Array, *, module: nn.Module, structure: Any, turned: tuple[bool, ...]
-) -> Array:
-    back = [leaf.T if turn else leaf for leaf, turn in zip(leaves, turned, strict=True)]
-    return cast(Array, module.apply({"params": structure.unflatten(back)}, x))
 
 
 class _Ending(nn.Module):
@@ -385,21 +254,8 @@ def encode_text(config: TextConfig, *, dtype: Any = None) -> Callable[[Any, Arra
 
 
 def initial_params(config: VisionConfig | TextConfig, key: Array) -> Tree:
-    """Draws float32 parameters: CLIP's scales, residual outputs divided by sqrt(2 · depth).
-
-    All numbers come from one draw, since compiling a draw per leaf takes XLA many seconds.
-    """
-    flat: Tree = flatten_dict(param_shapes(config), sep="/")
-    ends = list(itertools.accumulate(leaf.size for leaf in flat.values()))
-    numbers = jax.random.normal(key, (ends[-1],), jnp.float32)
-    params = {}
-    for (path, leaf), end in zip(flat.items(), ends, strict=True):
-        if path.endswith(("/scale", "/bias")):
-            params[path] = jnp.full(leaf.shape, float(path.endswith("/scale")), jnp.float32)
-        else:
-            drawn = numbers[end - leaf.size : end].reshape(leaf.shape)
-            params[path] = _initial_deviation(path, config) * drawn
-    return unflatten_dict(params, sep="/")
+    """Draws float32 parameters: CLIP's scales, residual outputs divided by sqrt(2 · depth)."""
+    return draw_params(param_shapes(config), key, partial(_initial_deviation, config=config))
 
 
 def _initial_deviation(path: str, config: VisionConfig | TextConfig) -> float:
@@ -419,10 +275,7 @@ def param_shapes(config: VisionConfig | TextConfig) -> Tree:
     """Returns the tree of `initial_params` with `jax.ShapeDtypeStruct` for leaves."""
     tower, example = _tower(replace(config, depth=1))  # blocks are alike; tracing one is quicker
     shapes = jax.eval_shape(tower.init, jax.random.key(0), example)["params"]
-    return {
-        name: shapes["blocks_0" if name.startswith("blocks_") else name]
-        for name in [*(f"blocks_{i}" for i in range(config.depth)), *shapes]
-    }
+    return repeat_block(shapes, config.depth)
 
 
 def _tower(config: VisionConfig | TextConfig) -> tuple[nn.Module, jax.ShapeDtypeStruct]:

@@ -25,18 +25,16 @@ from jax import Array
 
 from symerge_jax import trees
 from symerge_jax.errors import BadInput
-from symerge_jax.models.clip import (
+from symerge_jax.models.clip import VisionTower, _Ending
+from symerge_jax.models.clip_config import VisionConfig
+from symerge_jax.models.transformer import (
     ACTIVATIONS,
     Attention,
     Dense,
     LayerNorm,
     Tree,
-    VisionTower,
-    _Ending,
-    _unset,
-    _wide,
+    unset,
 )
-from symerge_jax.models.clip_config import VisionConfig
 
 __all__ = ["Router", "encode_image_moe", "initial_router", "mixture_mlp", "mlp_leaves"]
 
@@ -61,7 +59,7 @@ class Router(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Returns g [batch, task] of x [batch, t, width]; [1, task] at depth 0."""
         if self.depth == 0:
-            return self.param("gate", _unset, (self.tasks,)).astype(x.dtype)[None]
+            return self.param("gate", unset, (self.tasks,)).astype(x.dtype)[None]
         if self.depth == 2:
             width = x.shape[-1]
             x = jax.nn.relu(Dense(width, name="hidden")(x.reshape(-1, width))).reshape(x.shape)
@@ -139,7 +137,7 @@ class MixtureBlock(nn.Module):
         y = LayerNorm(config.layer_norm_eps, name="ln_1")(x.reshape(-1, width)).reshape(x.shape)
         x = x + Attention(config, name="attention")(y, None)
         y = LayerNorm(config.layer_norm_eps, name="ln_2")(x.reshape(-1, width)).reshape(x.shape)
-        gate = Router(self.tasks, self.depth, name="router")(y.astype(_wide(y.dtype)))
+        gate = Router(self.tasks, self.depth, name="router")(y.astype(trees.wide(y.dtype)))
         if self.batch_reduce:
             gate = _batch_mean(gate, mask)
         if self.first_only:
