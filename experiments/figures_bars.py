@@ -79,7 +79,10 @@ def grouped_bars(
     for (label, level), style in zip(lines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(level, color=_INK, linestyle=style, linewidth=1.3, label=label, zorder=0)
     every = [value for values in series.values() for value in values] + list(lines.values())
-    axes.set_ylim(*_limits(_floats(every)))
+    bottom, top = _limits(_floats(every))
+    axes.set_ylim(bottom, top)
+    if bottom > 0:
+        ylabel = f"{ylabel}, axis from {bottom:g}"
     turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     axes.set_xticks(range(len(groups)), groups, **turn)
     axes.set_xlim(-0.6, len(groups) - 0.4)
