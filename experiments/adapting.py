@@ -30,7 +30,7 @@ from experiments.methods import (
     part_of,
 )
 from experiments.scoring import Scored, halves, score
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from symerge_jax import __version__
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.adamerging import adamerging
@@ -81,7 +81,7 @@ def learned(
     def on_chunk(carry: Carry, losses: np.ndarray, follow: Callable[[np.ndarray], None]) -> None:
         follow(losses)
         if run.every is not None:
-            curve.append([one.accuracy for one in look(carry.trainables)])
+            curve.append([one.score for one in look(carry.trainables)])
 
     def look(trained: Trainables) -> list[Scored]:
         task_vectors = without(experts.task_vectors, trained.coefficients)

@@ -10,7 +10,7 @@ from experiments.experts import Model
 from experiments.methods import Constants, Outcome, Run, Seed, base_of
 from experiments.routing import routed
 from experiments.scoring import score
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 
 
 def adaptive(

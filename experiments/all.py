@@ -29,7 +29,7 @@ from rich.table import Table
 
 from experiments import records
 from experiments.options import Options, check
-from experiments.tasks.images import check_known
+from experiments.tasks.task import check_known
 from symerge_jax.cli.errors import CHECK_FAILED, DONE, run
 from symerge_jax.cli.progress import say
 from symerge_jax.errors import BadInput

@@ -14,7 +14,7 @@ from experiments.experts import Model
 from experiments.merging import shared_encoder
 from experiments.methods import Constants, Outcome, Run, Seed, base_of
 from experiments.scoring import Scored, padded, scored
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from symerge_jax.adapt.fit import Carry
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.objectives import exclude
@@ -55,7 +55,7 @@ def corrected(
             if run.every is not None:
                 now = [score_one(model, carry.trainables, features[k], seed, task, k)
                        for k, task in enumerate(tasks)]  # fmt: skip
-                curve.append([one.accuracy for one in now])
+                curve.append([one.score for one in now])
 
         made = (probsurgery if probabilistic else surgery)(
             [x[r] for x, r in zip(features, rows, strict=True)],
@@ -95,7 +95,7 @@ def score_one(
     fix: Any = correct_mean if isinstance(module, ProbSurgery) else correct
     head, classes = padded(seed.experts.stacked, seed.experts.classes, k)
     logits = model.classify(head, fix(pick(module, k), features))
-    return scored(np.asarray(exclude(logits, jnp.asarray(classes)[None])), task.test)
+    return scored(np.asarray(exclude(logits, jnp.asarray(classes)[None])), task)
 
 
 def base_encoder(

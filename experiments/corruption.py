@@ -42,7 +42,7 @@ from experiments.methods import Outcome, Run, Seed, base_of, check_method, is_ad
 from experiments.options import Options, check
 from experiments.records import Record, phase
 from experiments.scoring import Scored, score
-from experiments.tasks.images import Split, Task, check_known
+from experiments.tasks.task import Split, Task, check_known
 from experiments.vision_run import Scene, adapt, begin, describe, finish
 from experiments.vision_start import depth_of, setting_of
 from symerge_jax.cli.errors import run

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.experts import Experts, Model
 from experiments.scoring import padded
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from symerge_jax.adapt.distances import ExpertOutputs
 from symerge_jax.adapt.experts import expert_predictions
 from symerge_jax.adapt.objectives import ExpertLabels

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.tasks.images import Task, probe
+from experiments.tasks.images import probe
+from experiments.tasks.task import Task
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
@@ -60,10 +61,10 @@ class Experts(NamedTuple):
     """
 
     params: Sequence[Params]
-    heads: list[Head]
-    first_heads: list[Head]
+    heads: list[Any]
+    first_heads: list[Any]
     task_vectors: TaskVectors
-    stacked: Head
+    stacked: Any
     classes: Array
 
 

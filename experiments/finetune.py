@@ -38,7 +38,7 @@ from experiments.finetune_inputs import (
 )
 from experiments.options import keep_programs
 from experiments.tasks.clip_sets import clip_set
-from experiments.tasks.images import check_known
+from experiments.tasks.task import check_known
 from symerge_jax.checkpoints import export
 from symerge_jax.classifier import encoder, logits_of
 from symerge_jax.cli.errors import run

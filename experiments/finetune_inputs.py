@@ -13,7 +13,8 @@ import numpy as np
 from experiments.experts import PROBE_SCALE
 from experiments.tasks import clip_data, clip_heads
 from experiments.tasks.clip_sets import ClipSet
-from experiments.tasks.images import Split, first, from_folders, probe
+from experiments.tasks.images import from_folders, probe
+from experiments.tasks.task import Split, first
 from experiments.tiny import base as tiny
 from symerge_jax.cache import digest
 from symerge_jax.checkpoints.heads import read_head

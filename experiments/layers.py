@@ -46,7 +46,7 @@ from experiments.labels import method_label
 from experiments.methods import Outcome, Run, part_of
 from experiments.options import Options, check
 from experiments.records import Record
-from experiments.scoring import validation_accuracies
+from experiments.scoring import validation_scores
 from experiments.vision_run import Scene, adapt, add, begin, chosen_tasks, describe, finish
 from experiments.vision_start import depth_of, setting_of
 from symerge_jax.cli.errors import run
@@ -185,7 +185,7 @@ def validated(scene: Scene, outcome: Outcome) -> float:
     adapted, classes = outcome.adapted, scene.seeds[outcome.seed].experts.classes
     assert adapted is not None, "a block that is each task's own was adapted"
     own = [adapted.encoder(k) for k in range(len(scene.tasks))]
-    found = validation_accuracies(scene.model, own, adapted.heads, classes, scene.tasks)
+    found = validation_scores(scene.model, own, adapted.heads, classes, scene.tasks)
     return float(found.mean())
 
 

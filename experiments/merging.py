@@ -10,12 +10,13 @@ from functools import cache as memoise
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from experiments.experts import Experts, Model
 from experiments.methods import Outcome, Seed
-from experiments.scoring import logits_on, padded, score, validation_accuracies
+from experiments.scoring import logits_on, padded, score, validation_scores
 from experiments.statistics import moments
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from symerge_jax.adapt.merged import Classify, Encode
 from symerge_jax.classifier import logits_of
 from symerge_jax.leaf_facts import tower_leaves
@@ -125,6 +126,8 @@ def tuned(
     says what the expert says.
     """
     heads, classes = experts.stacked, experts.classes
+    if any(task.metric != "accuracy" for task in tasks):
+        return tuned_by_metrics(model, experts, merged, scales, tasks)
     own = [padded(heads, classes, k) for k in range(len(tasks))]
     inputs = [task.validation.inputs for task in tasks]
     if tune == "agreement":
@@ -137,12 +140,26 @@ def tuned(
         )
     else:
         truths = [task.validation.labels for task in tasks]
-        reference = validation_accuracies(model, experts.params, heads, classes, tasks)
+        reference = validation_scores(model, experts.params, heads, classes, tasks)
     return tune_scale(
         with_head(model.encode, model.classify), model.pretrained, merged, scales, own, inputs,
         truths,
         reference=reference,
     ).scale  # fmt: skip
+
+
+def tuned_by_metrics(
+    model: Model, experts: Experts, merged: Params, scales: Sequence[float], tasks: Sequence[Task]
+) -> float:
+    """Returns the scale with the best mean of each task's metric, relative to its expert's."""
+    heads, classes, count = experts.stacked, experts.classes, len(tasks)
+    reference = validation_scores(model, experts.params, heads, classes, tasks)
+    means = []
+    for scale in sorted(scales):
+        params = [moved(model.pretrained, merged, scale=scale)] * count
+        found = validation_scores(model, params, heads, classes, tasks)
+        means.append((found / np.maximum(reference, 1e-9)).mean())
+    return sorted(scales)[int(np.argmax(np.round(means, 9)))]  # of equal ones the smallest
 
 
 @memoise

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from experiments.experts import Experts
 from experiments.scoring import Scored
-from experiments.tasks.images import check_known
+from experiments.tasks.task import check_known
 from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.errors import BadInput

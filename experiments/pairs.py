@@ -20,7 +20,7 @@ from experiments import records
 from experiments.experts import Experts, Model
 from experiments.methods import Seed
 from experiments.scoring import logits_on, padded
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from experiments.vision_run import Scene
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import say

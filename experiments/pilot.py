@@ -41,7 +41,7 @@ from experiments.options import Options, check
 from experiments.own_runs import refuse_methods
 from experiments.pairs import others_mean
 from experiments.tasks import clip_data
-from experiments.tasks.images import Split, Task, first
+from experiments.tasks.task import Split, Task, first
 from experiments.vision_run import Scene, begin, chosen_tasks, describe, finish
 from experiments.vision_start import setting_of
 from symerge_jax.adapt.coefficients import per_task

@@ -39,7 +39,7 @@ from experiments.own_runs import refuse_methods
 from experiments.records import Record
 from experiments.scoring import logits_on, padded
 from experiments.starts import merged_start, start_row
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from experiments.vision_run import Scene, adapt, add, begin, describe, finish, fixed
 from symerge_jax.cli.errors import run
 from symerge_jax.models.heads import Head

@@ -13,7 +13,7 @@ from experiments.adapting import Around, chosen, key_of, name_of, schedule_of, s
 from experiments.experts import Model
 from experiments.methods import Constants, Outcome, Run, Seed
 from experiments.scoring import padded, scored
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from symerge_jax.adapt.objectives import exclude
 from symerge_jax.adapt.wemoe import mixture, wemoe
 from symerge_jax.cache import cached
@@ -67,7 +67,7 @@ def routed(
     scores = []
     for k, task in enumerate(tasks):
         own = (trained, *padded(experts.stacked, experts.classes, k))
-        scores.append(scored(predict(logits_of(encode), own, task.test.inputs), task.test))
+        scores.append(scored(predict(logits_of(encode), own, task.test.inputs), task))
     return Outcome(
         run.name or run.method, seed.number, run.protocol == "held_out", scores,
         stored=1 + share((parts.task_vectors, made["router"]), model.pretrained),

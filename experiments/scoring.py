@@ -1,78 +1,100 @@
-"""Scores of image classifiers: where the vision experiments compare with labels.
+"""Scores: where the experiments compare with labels.
 
-What adapts receives images and what experts say about them. Beside this, `pairs` scores experts two
+What adapts receives inputs and what experts say about them. Beside this, `pairs` scores experts two
 by two, `proxy_loss` looks at the true loss, and `pilot` and `losses` train with labels on purpose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.experts import Model
-from experiments.tasks.images import Split, Task
+from experiments.tasks.task import Task
 from symerge_jax.classifier import logits_of
 from symerge_jax.evaluate import predict
-from symerge_jax.metrics import accuracy, expected_calibration_error
-from symerge_jax.models.heads import Head
+from symerge_jax.metrics import expected_calibration_error
 from symerge_jax.notation import Array, Params
+from symerge_jax.text_metrics import METRICS
 
 
 class Scored(NamedTuple):
-    """A model on one task's test images: which are right, bool [n], and its calibration error."""
+    """A model on one task's test inputs.
+
+    Attributes:
+        correct: which are right, bool [n]; of a regression, empty.
+        ece: the calibration error; of a regression, not a number.
+        value: the task's metric in percent where it is not accuracy.
+    """
 
     correct: np.ndarray
     ece: float
+    value: float | None = None
 
     @property
     def accuracy(self) -> float:
         """In percent."""
         return 100 * float(self.correct.mean())
 
+    @property
+    def score(self) -> float:
+        """The task's metric, in percent."""
+        return self.accuracy if self.value is None else self.value
 
-def padded(heads: Head, classes: Array, k: int) -> tuple[Head, Array]:
+
+def padded(heads: Any, classes: Array, k: int) -> tuple[Any, Array]:
     """Returns task k's padded head and which of its rows exist."""
-    return {name: leaf[k] for name, leaf in heads.items()}, classes[k]
+    return jax.tree.map(lambda leaf: leaf[k], heads), classes[k]
 
 
 def logits_on(
-    model: Model, params: Params, head: Head, classes: Array, images: np.ndarray
+    model: Model, params: Params, head: Any, classes: Array, inputs: np.ndarray
 ) -> np.ndarray:
     """Returns logits [n, classes]."""
-    return predict(logits_of(model.encode, model.classify), (params, head, classes), images)
+    return predict(logits_of(model.encode, model.classify), (params, head, classes), inputs)
 
 
-def scored(logits: np.ndarray, test: Split) -> Scored:
-    """Compares logits [n, classes] with the labels."""
-    ece = expected_calibration_error(jax.nn.softmax(logits, axis=-1), test.labels)
-    return Scored(logits.argmax(axis=1) == test.labels, float(ece))
+def scored(logits: np.ndarray, task: Task) -> Scored:
+    """Compares logits [n, classes], padded or not, with the labels of the test inputs."""
+    labels = task.test.labels
+    value = None if task.metric == "accuracy" else metric_of(logits, labels, task)
+    if task.regression:
+        return Scored(np.zeros(0, bool), float("nan"), value)
+    ece = expected_calibration_error(jax.nn.softmax(logits, axis=-1), labels)
+    return Scored(logits.argmax(axis=1) == labels, float(ece), value)
+
+
+def metric_of(logits: np.ndarray, labels: np.ndarray, task: Task) -> float:
+    """Returns the task's metric in percent; logits of padded rows are left out."""
+    return float(METRICS[task.metric](logits[:, : len(task.classes)], labels))
 
 
 def score(
-    model: Model, params: Iterable[Params], heads: Head, classes: Array, tasks: Sequence[Task]
+    model: Model, params: Iterable[Params], heads: Any, classes: Array, tasks: Sequence[Task]
 ) -> list[Scored]:
-    """Scores each task's test images with its own encoder (often one and the same) and head.
+    """Scores each task's test inputs with its own encoder (often one and the same) and head.
 
     Encoders are taken one at a time, so that they need not exist together.
     """
     return [
-        scored(logits_on(model, own, *padded(heads, classes, k), task.test.inputs), task.test)
+        scored(logits_on(model, own, *padded(heads, classes, k), task.test.inputs), task)
         for k, (task, own) in enumerate(zip(tasks, params, strict=True))
     ]
 
 
-def validation_accuracies(
-    model: Model, params: Sequence[Params], heads: Head, classes: Array, tasks: Sequence[Task]
+def validation_scores(
+    model: Model, params: Sequence[Params], heads: Any, classes: Array, tasks: Sequence[Task]
 ) -> np.ndarray:
-    """Returns accuracy in percent on the validation images, [task]."""
+    """Returns each task's metric in percent on its validation inputs, [task]."""
     return np.array([
-        float(accuracy(
+        metric_of(
             logits_on(model, params[k], *padded(heads, classes, k), task.validation.inputs),
             task.validation.labels,
-        ))
+            task,
+        )
         for k, task in enumerate(tasks)
     ])  # fmt: skip
 

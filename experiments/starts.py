@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from experiments.experts import Experts, Model
 from experiments.methods import Outcome, Seed
 from experiments.scoring import score
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from symerge_jax.adapt.coefficients import per_leaf
 from symerge_jax.adapt.symerge import merged_encoder
 from symerge_jax.notation import Params

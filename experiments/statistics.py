@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.experts import Experts, Model
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from symerge_jax import trees
 from symerge_jax.errors import BadInput
 from symerge_jax.moments_files import tower_moments

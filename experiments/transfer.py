@@ -39,7 +39,7 @@ from experiments.methods import Outcome, Run, Seed
 from experiments.options import Options
 from experiments.records import Record, phase
 from experiments.scoring import Scored, scored
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from experiments.vision_run import Scene, adapt, add, begin, describe, finish, fixed
 from symerge_jax.adapt.coefficients import per_leaf
 from symerge_jax.adapt.symerge import merged_encoder
@@ -175,7 +175,7 @@ def heads_on(
 ) -> list[Scored]:
     """Scores task k's head of several sets on one encoder, whose features are worked out once."""
     features = predict(model.encode, params, task.test.inputs)
-    return [scored(np.asarray(normalised_head(own[k], features)), task.test) for own in heads]
+    return [scored(np.asarray(normalised_head(own[k], features)), task) for own in heads]
 
 
 def over_others(cross: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ from experiments.own_runs import refuse_methods
 from experiments.records import Record
 from experiments.scoring import padded
 from experiments.starts import merged_start, start_row
-from experiments.tasks.images import Task, check_known
+from experiments.tasks.task import Task, check_known
 from experiments.vision_run import (
     Scene,
     adapt,

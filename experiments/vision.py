@@ -48,7 +48,7 @@ from experiments.methods import (
 )
 from experiments.options import Options
 from experiments.scoring import halves
-from experiments.tasks.images import Task
+from experiments.tasks.task import Task
 from experiments.vision_run import Scene, adapt, begin, chosen_tasks, describe, finish, fixed
 from experiments.vision_start import Start, depth_of, setting_of
 from symerge_jax.adapt.coefficients import as_matrix

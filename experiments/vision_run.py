@@ -26,7 +26,7 @@ from experiments.merging import Tune, training_free
 from experiments.methods import Constants, Outcome, Run, Seed
 from experiments.options import Options, check, keep_programs
 from experiments.prepare_needs import MODELS
-from experiments.tasks.images import Task, check_known
+from experiments.tasks.task import Task, check_known
 from experiments.tiny import base as tiny
 from experiments.tiny import world
 from experiments.vision_start import (

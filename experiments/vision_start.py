@@ -16,7 +16,8 @@ from experiments.methods import Constants
 from experiments.options import Options
 from experiments.tasks import clip_data
 from experiments.tasks.clip_sets import ORDER8, ORDER14, ORDER20, ClipSet, clip_set
-from experiments.tasks.images import Task, from_folders, generated
+from experiments.tasks.images import from_folders, generated
+from experiments.tasks.task import Task
 from experiments.tiny import base as tiny
 from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.errors import BadInput

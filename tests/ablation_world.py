@@ -17,7 +17,7 @@ from experiments.expert_outputs import label
 from experiments.experts import Model
 from experiments.methods import Outcome, Seed
 from experiments.scoring import Scored, logits_on, padded
-from experiments.tasks.images import Split, Task
+from experiments.tasks.task import Split, Task
 from experiments.vision_run import Scene
 from experiments.vision_start import GENERATED, Start
 from symerge_jax.cli.errors import run

@@ -16,7 +16,7 @@ from experiments.expert_outputs import label
 from experiments.experts import Model
 from experiments.methods import Constants, Outcome, Seed, base_of
 from experiments.scoring import Scored, score
-from experiments.tasks.images import Split, Task
+from experiments.tasks.task import Split, Task
 from experiments.vision_run import Scene
 from experiments.vision_start import GENERATED, Start
 from symerge_jax.adapt.coefficients import per_leaf

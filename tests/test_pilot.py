@@ -7,7 +7,7 @@ from pair_command import TASKS, assert_refused, install, record_of, run_command,
 
 from experiments import pilot
 from experiments.pilot import Crossed, Settings
-from experiments.tasks.images import Split
+from experiments.tasks.task import Split
 from symerge_jax.adapt.objectives import EXCLUDED
 from symerge_jax.errors import BadInput
 

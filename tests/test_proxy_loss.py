@@ -18,7 +18,7 @@ from experiments.proxy_loss import (
     spearman,
     true_label_loss,
 )
-from experiments.tasks.images import Split, Task
+from experiments.tasks.task import Split, Task
 from symerge_jax.adapt import objectives
 from symerge_jax.adapt.objectives import EXCLUDED, ExpertLabels
 from symerge_jax.cli.errors import run

@@ -24,7 +24,7 @@ from experiments.tasks.clip_files import open_project, open_raw
 from experiments.tasks.clip_rows import Form, Found, Rows
 from experiments.tasks.clip_sets import ClipSet, clip_set
 from experiments.tasks.clip_tables import open_parquet, open_prepared
-from experiments.tasks.images import Split
+from experiments.tasks.task import Split
 from symerge_jax.cli.progress import say
 from symerge_jax.data.image_cache import decode_all, files_key
 from symerge_jax.errors import BadInput

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.tasks.task import Split, Task, check_known, first, hold_out
 from experiments.tiny import world
 from experiments.tiny.base import Base
 from symerge_jax.cache import cached
-from symerge_jax.cli.errors import nearest
 from symerge_jax.cli.progress import say
 from symerge_jax.data.images import read_task
 from symerge_jax.errors import BadInput
@@ -21,28 +20,6 @@ from symerge_jax.models.clip import encode_text
 from symerge_jax.models.heads import Head, zero_shot_head
 
 TRAIN, TEST = 2000, 500  # pictures per task of the embedded world
-
-
-class Split(NamedTuple):
-    """Inputs of a task, such as images uint8 [n, 32, 32, 3], and their labels, int32 [n]."""
-
-    inputs: np.ndarray
-    labels: np.ndarray
-
-
-class Task(NamedTuple):
-    """One task: `train` makes its expert, `validation` chooses settings, `test` is looked at once.
-
-    `train` is None where the expert is read, not made. `head` is the zero-shot head, or None where
-    no text tower knows the class names.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Split | None
-    validation: Split
-    test: Split
-    head: Head | None
 
 
 def generated(
@@ -118,25 +95,6 @@ def from_folders(folder: Path, names: Sequence[str], *, size: int, limit: int | 
         assert task.classes is not None  # whoever has labels has classes
         tasks.append(Task(name, task.classes, **splits, head=None))
     return tasks
-
-
-def hold_out(train: Split) -> tuple[Split, Split]:
-    """Returns 90 % for training and 10 % for validation, drawn with seed 0."""
-    order = np.random.default_rng(0).permutation(len(train.labels))
-    count = max(1, len(order) // 10)
-    chosen, rest = np.sort(order[:count]), np.sort(order[count:])
-    return Split(*(x[rest] for x in train)), Split(*(x[chosen] for x in train))
-
-
-def first(split: Split, limit: int | None) -> Split:
-    """Returns at most `limit` images."""
-    return split if limit is None else Split(*(x[:limit] for x in split))
-
-
-def check_known(name: str, known: Sequence[str], what: str) -> None:
-    """Raises `BadInput`, with the nearest known name, for a name that is not known."""
-    if name not in known:
-        raise BadInput(f"unknown {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}")
 
 
 def probe(features: np.ndarray, labels: np.ndarray, classes: int, *, scale: float) -> Head:
