@@ -8,7 +8,7 @@
     name = "eurosat"
     expert = "experts/eurosat"
     head = "heads/eurosat.safetensors"       # or classes = [...] and templates = [...]
-    inputs = "images/eurosat/test"           # folder or npz
+    inputs = "images/eurosat/test"           # folder, npz or text file
 
 Paths are relative to the file.
 """
