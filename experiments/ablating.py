@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from experiments.adaptive import adaptive
 from experiments.methods import Constants, Outcome, Run, Seed
 from experiments.options import Options
 from experiments.records import EXPERT, phase
+from experiments.scene import Scene, fixed
 from experiments.starts import start_row
 from experiments.tasks.task import check_known
-from experiments.vision_run import Scene, adaptive, fixed
 from experiments.vision_start import setting_of
 from symerge_jax.parallel import run_jobs
 

@@ -68,8 +68,9 @@ def scored(logits: np.ndarray, task: Task) -> Scored:
 
 
 def metric_of(logits: np.ndarray, labels: np.ndarray, task: Task) -> float:
-    """Returns the task's metric in percent; logits of padded rows are left out."""
-    return float(METRICS[task.metric](logits[:, : len(task.classes)], labels))
+    """Returns the task's metric in percent; logits of padded rows are never the largest."""
+    outputs = logits[:, :1] if task.regression else logits
+    return float(METRICS[task.metric](outputs, labels))
 
 
 def score(

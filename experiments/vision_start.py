@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from experiments import checkpoint_folders, records
-from experiments.experts import Experts, Model
+from experiments.experts import Experts
 from experiments.methods import Constants
 from experiments.options import Options
+from experiments.scene import Start
 from experiments.tasks import clip_data
 from experiments.tasks.clip_sets import ORDER8, ORDER14, ORDER20, ClipSet, clip_set
 from experiments.tasks.images import from_folders, generated
 from experiments.tasks.task import Task
 from experiments.tiny import base as tiny
-from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.errors import BadInput
 from symerge_jax.finetune import Recipe
-from symerge_jax.models.clip_config import PRESETS, VisionConfig
+from symerge_jax.models.clip_config import PRESETS
 
 MODEL = tiny.Settings.model
 
@@ -114,15 +113,6 @@ def chosen_sets(settings: Options) -> tuple[ClipSet, ...]:
     return tuple(clip_set(name) for name in order)
 
 
-class Start(NamedTuple):
-    """What a run merges: the model, its sizes, where it came from, and which head rows exist."""
-
-    model: Model
-    vision: VisionConfig
-    like: Checkpoint | VisionConfig
-    classes: Any = None
-
-
 def from_checkpoints(
     settings: Options, names: Sequence[str], record: records.Record, cache: Path
 ) -> tuple[Start, list[Task], dict[int, Experts]]:
@@ -148,7 +138,7 @@ def from_checkpoints(
         read = checkpoint_folders.read(found, settings.model, sets, readers, settings.dtype)
     record["settings"]["layout"] = found.layout
     experts = dict.fromkeys(settings.seeds, read.experts)
-    return Start(read.model, read.loaded.vision, read.loaded.source), tasks, experts
+    return Start(read.model, read.loaded.source), tasks, experts
 
 
 def read_tasks(settings: Options, names: Sequence[str], base: tiny.Base) -> list[Task]:

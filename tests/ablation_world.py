@@ -16,10 +16,10 @@ from experiments.adapting import Around
 from experiments.expert_outputs import label
 from experiments.experts import Model
 from experiments.methods import Outcome, Seed
+from experiments.scene import Scene, Start
 from experiments.scoring import Scored, logits_on, padded
 from experiments.tasks.task import Split, Task
-from experiments.vision_run import Scene
-from experiments.vision_start import GENERATED, Start
+from experiments.vision_start import GENERATED
 from symerge_jax.cli.errors import run
 from symerge_jax.cli.progress import Bars
 from symerge_jax.files import make_folder
@@ -68,7 +68,7 @@ def scene_of(settings, experiment="trial", constants=CONSTANTS):
     }
     record = records.new_record(experiment, "tiny", settings)
     around = Around("float32", cache, settings.resume, Bars())
-    start = Start(model, None, None, together.classes)
+    start = Start(model, None, together.classes)
     return Scene(record, settings, constants, start, tasks, seeds, jax.devices()[:1], around)
 
 

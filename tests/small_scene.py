@@ -15,10 +15,10 @@ from experiments.adapting import Around
 from experiments.expert_outputs import label
 from experiments.experts import Model
 from experiments.methods import Constants, Outcome, Seed, base_of
+from experiments.scene import Scene, Start
 from experiments.scoring import Scored, score
 from experiments.tasks.task import Split, Task
-from experiments.vision_run import Scene
-from experiments.vision_start import GENERATED, Start
+from experiments.vision_start import GENERATED
 from symerge_jax.adapt.coefficients import per_leaf
 from symerge_jax.adapt.symerge import Adapted, merged_encoder
 from symerge_jax.classifier import encoder
@@ -59,7 +59,7 @@ def scene(experiment, settings, **changes):
         record=records.new_record(experiment, "tiny", settings),
         settings=settings,
         constants=GENERATED._replace(iterations=4)._replace(**changes),
-        start=Start(model, VISION, VISION, seeds[settings.seeds[0]].experts.classes),
+        start=Start(model, VISION, seeds[settings.seeds[0]].experts.classes),
         tasks=tasks,
         seeds=seeds,
         devices=jax.devices(),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checkpoint_folders, vision, vision_run
+from experiments import checkpoint_folders, scene, vision
 from experiments.tasks.clip_sets import clip_set
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.clip import split_qkv, to_hugging_face, to_open_clip
@@ -93,7 +93,7 @@ def benchmark(tmp_path, monkeypatch):
     """Checkpoints in two public layouts, and packs of random images in the place of the data."""
     small = clip_config.ClipConfig(VISION, clip_config.PRESETS["ViT-B-32"].text)
     monkeypatch.setitem(clip_config.PRESETS, "ViT-B-32", small)
-    monkeypatch.setattr(vision_run, "keep_programs", lambda folder: None)
+    monkeypatch.setattr(scene, "keep_programs", lambda folder: None)
     start = jax.tree.map(np.asarray, initial_params(VISION, jax.random.key(0)))
     rng = np.random.default_rng(0)
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from pair_command import assert_refused, install, record_of, run_command, values
 
-from experiments import disjoint, vision_run
+from experiments import disjoint
 from experiments.disjoint import Other, Settings
 from experiments.experts import Experts, Model
+from experiments.merging import training_free
 from experiments.methods import Outcome, Seed
-from experiments.vision_run import Scene
-from experiments.vision_start import GENERATED, Start
+from experiments.scene import Scene, Start
+from experiments.vision_start import GENERATED
 from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.checkpoints.open import load_clip
 from symerge_jax.errors import BadInput
@@ -28,7 +29,7 @@ def scene():
     model = Model(lambda params, images: images, THETA0, "toy")
     experts = Experts(EXPERTS, [], [], None, {}, np.ones((2, 1), bool))
     seeds = {0: Seed(0, experts, [])}
-    return Scene({}, None, GENERATED, Start(model, None, None), [], seeds, [], None)  # type: ignore
+    return Scene({}, None, GENERATED, Start(model, None), [], seeds, [], None)  # type: ignore
 
 
 def merged(kind, lam):
@@ -110,7 +111,7 @@ def test_a_run_from_end_to_end(capsys, tmp_path, monkeypatch):
     def stub(model, seed, tasks, run, constants, around):
         """Says what it was given; adapts nothing."""
         asked.append((run.name, model.pretrained, seed.experts, constants.initial))
-        scores = vision_run.training_free(model, seed, tasks, "weight_average").scores
+        scores = training_free(model, seed, tasks, "weight_average").scores
         return Outcome(run.name, seed.number, False, scores)
 
     monkeypatch.setattr(disjoint, "adaptive", stub)

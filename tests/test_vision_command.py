@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import experts, records, vision, vision_run
+from experiments import experts, records, scene, vision, vision_run
 from experiments.options import keep_programs
 from experiments.tasks import images
 from experiments.tiny import base as tiny
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def separate(monkeypatch):
     """What is set for the whole process is not set for the other tests."""
     jax.devices()  # tests share the process's devices
-    monkeypatch.setattr(vision_run, "keep_programs", lambda folder: None)
+    monkeypatch.setattr(scene, "keep_programs", lambda folder: None)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_bad_option(capsys, out, words, says, dry):
 
 @pytest.mark.parametrize("option", ["--out", "--cache"])
 def test_a_folder_beneath_a_file(capsys, out, data, tmp_path, option, monkeypatch):
-    monkeypatch.setattr(vision_run, "keep_programs", keep_programs)
+    monkeypatch.setattr(scene, "keep_programs", keep_programs)
     file = tmp_path / "file"
     file.write_text("not a folder")
     words = ("--data", data, option, file / "below")

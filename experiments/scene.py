@@ -1,0 +1,204 @@
+"""What every experiment does before and after its own work, whatever the data.
+
+with staged("components", ...) as scene:        experts, their predictions, a record
+    ...                                         the experiment's own lines
+return finish(scene, draw)                      record.json, table.csv, pictures
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from experiments import records, report
+from experiments.adapting import Around
+from experiments.adaptive import adaptive
+from experiments.expert_outputs import label
+from experiments.experts import Experts, Model
+from experiments.merging import Tune, training_free
+from experiments.methods import Constants, Outcome, Run, Seed
+from experiments.options import Options, keep_programs
+from experiments.tasks.task import Task
+from symerge_jax.cli.progress import Bars, say
+from symerge_jax.files import make_folder
+from symerge_jax.models.clip_config import VisionConfig
+from symerge_jax.parallel import Device, run_jobs, use_devices
+
+
+class Start(NamedTuple):
+    """What a run merges.
+
+    Attributes:
+        model: the encoder.
+        like: its checkpoint, or its sizes where it was made here: what a written model looks like.
+        classes: bool [task, classes], which head rows exist.
+    """
+
+    model: Model
+    like: Any
+    classes: Any = None
+
+    @property
+    def vision(self) -> VisionConfig:
+        """Sizes of the image tower."""
+        assert self.model.vision is not None, "no image tower"
+        return self.model.vision
+
+
+Made: TypeAlias = tuple[Start, list[Task], dict[int, Experts]]
+
+
+class Scene(NamedTuple):
+    """All that an experiment works with.
+
+    Attributes:
+        record: of the run; results go there.
+        settings: its options.
+        constants: hyper-parameters of this kind of data.
+        start: the model and where it came from.
+        tasks: with their images.
+        seeds: number → experts and what they say of the test images.
+        devices: that jobs share.
+        around: precision, cache, progress.
+    """
+
+    record: records.Record
+    settings: Options
+    constants: Constants
+    start: Start
+    tasks: list[Task]
+    seeds: dict[int, Seed]
+    devices: Sequence[Device]
+    around: Around
+
+    @property
+    def model(self) -> Model:
+        """The encoder all experts start from."""
+        return self.start.model
+
+
+@contextmanager
+def staged(
+    experiment: str,
+    setting: str,
+    settings: Options,
+    constants: Constants,
+    make: Callable[[records.Record, Sequence[Device], Around], Made],
+    *,
+    tune: Tune = "labels",
+) -> Iterator[Scene]:
+    """Opens a record, and lets tasks, experts and their predictions be made or read.
+
+    Args:
+        experiment: its name.
+        setting: what it runs on, such as "tiny".
+        settings: the options.
+        constants: hyper-parameters of this kind of data.
+        make: gives the model, the tasks, and the experts of each seed.
+        tune: how scales of training-free methods are chosen.
+    """
+    devices = use_devices(settings.devices)
+    cache = make_folder(settings.cache_folder())
+    make_folder(settings.out.absolute())  # found out now, not after the work
+    keep_programs(cache / "compiled")
+    record = records.new_record(experiment, setting, settings)
+    recipe = constants.recipe
+    record["settings"]["constants"] = {
+        **constants._asdict(), "recipe": None if recipe is None else recipe._asdict(),
+    }  # fmt: skip
+    with Bars() as bars:
+        around = Around(settings.dtype, cache, settings.resume, bars, tune)
+        start, tasks, experts = make(record, devices, around)
+        record["settings"]["tasks"] = [task.name for task in tasks]
+        start = start._replace(classes=experts[settings.seeds[0]].classes)
+        say(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
+        with records.phase(record, "predictions"):
+            seeds = {
+                seed: Seed(seed, found, label(start.model, found, tasks, cache))
+                for seed, found in experts.items()
+            }
+        yield Scene(record, settings, constants, start, tasks, seeds, devices, around)
+
+
+def fixed(scene: Scene, methods: Sequence[str]) -> list[Outcome]:
+    """Runs training-free methods, each under each seed."""
+    jobs = [
+        partial(training_free, scene.model, seed, scene.tasks, method, scene.around.tune)
+        for seed in scene.seeds.values()
+        for method in methods
+    ]
+    with records.phase(scene.record, "training-free"):
+        return run_jobs(jobs, scene.devices)
+
+
+def adapt(
+    scene: Scene,
+    runs: Sequence[Run],
+    constants: Constants | Sequence[Constants] | None = None,
+) -> list[Outcome]:
+    """Runs adaptive methods, each under each seed.
+
+    Args:
+        scene: of the experiment.
+        runs: what to run.
+        constants: other than the scene's: for all runs, or for each.
+    """
+    given = scene.constants if constants is None else constants
+    each = [given] * len(runs) if isinstance(given, Constants) else given
+    jobs = [
+        partial(adaptive, scene.model, seed, scene.tasks, run, own, scene.around)
+        for run, own in zip(runs, each, strict=True)
+        for seed in scene.seeds.values()
+    ]
+    with records.phase(scene.record, "adaptation"):
+        return run_jobs(jobs, scene.devices)
+
+
+def add(scene: Scene, outcomes: Sequence[Outcome]) -> None:
+    """Adds the accuracy and calibration error of each task to the record, and the notes."""
+    record = scene.record
+    for one in outcomes:
+        if one.note:
+            record["notes"].append(f"seed {one.seed}: {one.note}")
+        record.setdefault("stored_encoders", {}).setdefault(one.method, one.stored)
+        for task, scored in zip(scene.tasks, one.scores, strict=True):
+            add_one = partial(
+                records.add_result, record, method=one.method, seed=one.seed, task=task.name,
+                n=len(scored.correct),
+            )  # fmt: skip
+            add_one(metric="accuracy", value=scored.accuracy)
+            add_one(metric="ece", value=scored.ece)
+
+
+def mean_accuracy(outcome: Outcome) -> float:
+    """Returns the mean over tasks, in percent."""
+    return float(np.mean([one.accuracy for one in outcome.scores]))
+
+
+def finish(scene: Scene, draw: Callable[[Path], Any] | None = None) -> int:
+    """Writes record, table and pictures; the last line printed is the path of the record.
+
+    Args:
+        scene: with its results in the record.
+        draw: puts pictures and files into the run's folder.
+    """
+    record = scene.record
+    folder = records.new_folder(record, scene.settings.out)
+    try:
+        if draw is not None:
+            draw(folder)
+        path = records.write(record, folder)
+    except BaseException:  # a full disk, an interruption: no half run stays behind
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    report.print_table(record)
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["phases_s"].items())
+    say(f"time: {times}")
+    print(path)
+    return 0
