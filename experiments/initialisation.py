@@ -236,7 +236,7 @@ def draw(record: Record, folder: Path) -> None:
     axes = figure.subplots()
     draw_lines(axes, lines, expert=expert)
     axes.set_ylabel("accuracy, mean over tasks (%)")
-    axes.set_title("from one coefficient for all (dashed) and from AdaMerging's", fontsize=10)
+    axes.set_title("From one coefficient for all (dashed), and from AdaMerging's", fontsize=10)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figures._save(figure, folder / "adamerging_start.png")
 
