@@ -229,7 +229,7 @@ def draw(record: Record, folder: Path) -> None:
 
 def _short(row: str) -> str:
     """`symerge_block_3` → `block 3`."""
-    names = {"symerge": "classifier", "symerge_coefficients": "coefficients\nonly"}
+    names = {"symerge": "classifier", "symerge_coefficients": "none"}
     rest = row.removeprefix("symerge_").replace("_", " ")
     return names.get(row) or (rest if rest.startswith("block") else f"{rest}\nblocks")
 
