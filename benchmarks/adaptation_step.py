@@ -157,7 +157,7 @@ def make_problem(settings: Settings) -> Problem:
         pretrained,
         task_vectors,
         jnp.ones((settings.tasks, CLASSES), bool),
-        objective_ids("code", settings.tasks),
+        objective_ids(["code"] * settings.tasks),
     )
     data = pool(inputs, experts)
     schedule = schedules.sequential(

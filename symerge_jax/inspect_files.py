@@ -40,6 +40,7 @@ class Content(NamedTuple):
         not_finite: tensors with NaN or infinity.
         dead: tensors that are zero everywhere, or left over from a text tower without its blocks.
         aside: buffers that are no parameters.
+        left_out: tensors that a merged model does not have, such as a text model's classifier.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Content(NamedTuple):
     not_finite: list[str]
     dead: list[str]
     aside: list[str]
+    left_out: list[str]
 
 
 class Relation(NamedTuple):
@@ -95,13 +97,13 @@ def describe(checkpoint: Checkpoint) -> Content:
         if not value.any():
             dead.append(name)
     dead += _left_overs(names)
-    sizes = load_sizes(checkpoint)
+    architecture, activation = _network(checkpoint, names)
     return Content(
         str(checkpoint.path),
         checkpoint.container,
         names.layout,
-        None if sizes is None else _architecture(sizes),
-        None if sizes is None else sizes.activation,
+        architecture,
+        activation,
         None if checkpoint.module is None else checkpoint.module.class_name,
         dtypes,
         len(checkpoint.where),
@@ -109,6 +111,29 @@ def describe(checkpoint: Checkpoint) -> Content:
         not_finite,
         dead,
         list(names.aside),
+        list(names.left_out),
+    )
+
+
+def _network(checkpoint: Checkpoint, names: Names) -> tuple[str | None, str | None]:
+    """Returns the sizes in one line and the activation; None where they cannot be told."""
+    if names.layout == "roberta":
+        from symerge_jax.checkpoints.roberta import load_roberta
+
+        try:
+            loaded = load_roberta(checkpoint)
+        except BadInput:
+            return None, None
+        return _text_architecture(loaded.config, loaded.head), loaded.config.activation
+    sizes = load_sizes(checkpoint)
+    return (None, None) if sizes is None else (_architecture(sizes), sizes.activation)
+
+
+def _text_architecture(sizes: Any, head: Any) -> str:
+    outputs = "no head" if head is None else f"head of {len(head['out_proj']['bias'])} outputs"
+    return (
+        f"RoBERTa encoder: width {sizes.width}, {sizes.depth} blocks, {sizes.heads} heads, "
+        f"{sizes.vocabulary} token ids, texts up to {sizes.length} tokens, {outputs}"
     )
 
 

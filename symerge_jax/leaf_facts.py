@@ -1,13 +1,13 @@
 """What merging methods may know about the leaves of each model family, written out.
 
-For our own CLIP towers by path, for tensors in files by their common names, through the same
-tables that read checkpoints (`clip_layouts`). A tensor that no table knows is no error: with two
-axes it is a matrix [out, in], as the predicate of the authors of TSV and Iso says, and it lies
-outside the blocks.
+For our own CLIP towers and RoBERTa encoders by path, for tensors in files by their common names,
+through the same tables that read checkpoints (`clip_layouts`, `roberta_layout`). A tensor that no
+table knows is no error: with two axes it is a matrix [out, in], as the predicate of the authors of
+TSV and Iso says, and it lies outside the blocks.
 
 Matrices are what those authors decompose: every leaf with two axes, position and token embeddings
-included, but the text projection. Block depth is that of LiNeS: embeddings, final norm and
-projection lie outside the blocks.
+included, but the text projection, and RoBERTa's token types, which are a single row. Block depth is
+that of LiNeS: embeddings, final norm and projection lie outside the blocks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from symerge_jax.checkpoints.clip_layouts import (
     open_clip_rules,
 )
 from symerge_jax.checkpoints.layout import LayoutName
+from symerge_jax.checkpoints.roberta_layout import roberta_rules
 from symerge_jax.errors import BadInput
 from symerge_jax.merge.leaves import Leaf
 
@@ -34,7 +35,8 @@ _OUTSIDE = {
     "position_embedding": Leaf("out_in"),
     "patch_embedding/kernel": Leaf("conv_hwio"),
     "token_embedding/embedding": Leaf("out_in"),
-    **{f"{norm}/{name}": Leaf() for norm in ("ln_pre", "ln_post", "ln_final")
+    "token_type_embedding": Leaf(),
+    **{f"{norm}/{name}": Leaf() for norm in ("ln_pre", "ln_post", "ln_final", "ln_embedding")
        for name in ("scale", "bias")},
 }  # fmt: skip
 _IN_BLOCK = {
@@ -49,13 +51,13 @@ _IN_BLOCK = {
 
 
 def tower_leaves(tower: dict[str, Any]) -> dict[str, Any]:
-    """Returns a `Leaf` for each leaf of an image or text tower of `symerge_jax.models.clip`.
+    """Returns a `Leaf` for each leaf of a tower of `models.clip` or an encoder of `models.roberta`.
 
     Args:
         tower: nested dict of parameters or of their shapes, query, key and value fused or split.
 
     Raises:
-        BadInput: a leaf that such a tower does not have.
+        BadInput: a leaf that none of them has.
     """
     from flax.traverse_util import flatten_dict, unflatten_dict  # takes half a second to import
 
@@ -70,7 +72,7 @@ def _of_tower(path: str, *, text: bool) -> Leaf:
     block = re.fullmatch(r"blocks_(\d+)/(.+)", path)
     known = _OUTSIDE.get(path) if block is None else _IN_BLOCK.get(block[2])
     if known is None:
-        raise BadInput(f"the leaf {path} is none of a CLIP tower's; expected parameters of one")
+        raise BadInput(f"the leaf {path} is none of a CLIP tower's or a RoBERTa's")
     if block is None:
         return known
     group = known.group and f"blocks_{block[1]}/{known.group}"
@@ -82,7 +84,7 @@ def named_leaves(shapes: Mapping[str, tuple[int, ...]], layout: LayoutName) -> d
 
     Args:
         shapes: common name (see `layout.names_of`) → shape.
-        layout: 'hugging_face' or 'open_clip'; 'plain' knows shapes alone.
+        layout: 'hugging_face', 'open_clip' or 'roberta'; 'plain' knows shapes alone.
     """
     known: dict[str, Leaf] = {}
     if layout == "hugging_face":
@@ -102,6 +104,9 @@ def named_leaves(shapes: Mapping[str, tuple[int, ...]], layout: LayoutName) -> d
             text_depth=_depth(shapes, r"transformer\.resblocks\.(\d+)\..*"),
         )
         known = {rule.source: _of_rule(rule) for rule in rules}
+    elif layout == "roberta":
+        rules = roberta_rules(_depth(shapes, r"roberta\.encoder\.layer\.(\d+)\..*"))
+        known = {r.source: _of_rule(r._replace(path=f"encoder/{r.path}")) for r in rules}
     return {
         name: known[name] if name in known else Leaf("out_in" if len(shape) == 2 else None)
         for name, shape in shapes.items()

@@ -17,6 +17,7 @@ import numpy as np
 from symerge_jax.checkpoints.clip_layouts import hugging_face_sizes, naming, open_clip_sizes
 from symerge_jax.checkpoints.layout import LayoutName, check_same_layout, names_of
 from symerge_jax.checkpoints.open import is_hub_name, open_checkpoint
+from symerge_jax.checkpoints.roberta_layout import stated_facts
 from symerge_jax.checkpoints.source import Checkpoint, TensorInfo
 from symerge_jax.errors import BadInput
 from symerge_jax.leaf_facts import named_leaves
@@ -224,8 +225,11 @@ def check_same_description(checkpoints: Sequence[Checkpoint], layout: LayoutName
 
 
 def described(checkpoint: Checkpoint, layout: LayoutName) -> dict[str, Any]:
-    """Returns what config files and pickled classes say of the image tower."""
+    """Returns what config files and pickled classes say of the image tower or the encoder."""
     facts: dict[str, Any] = {}
+    if checkpoint.config is not None and layout == "roberta":
+        with naming(checkpoint.path):
+            return stated_facts(checkpoint.config)
     if checkpoint.config is not None and layout != "plain":
         read = (
             partial(hugging_face_sizes, projection=False)
@@ -249,7 +253,7 @@ def _check_tensor(one: Checkpoint, name: str, start: Checkpoint, source: str) ->
     if here.shape != there.shape:
         raise BadInput(
             f"{one.path}: tensor {name} has shape {here.shape}, in {start.path} it has "
-            f"{there.shape}; expected one architecture and image size"
+            f"{there.shape}; expected one architecture, image size and vocabulary"
         )
     if here.dtype != there.dtype:
         raise BadInput(

@@ -1,7 +1,8 @@
 """Checks an exported model: the hash of every file, and what the model makes of a few inputs.
 
-`reference.npz` holds pseudo-random images (uint8), their features and, for each head, the logits.
-It is written together with the model; `verify` computes them again, here or on another machine.
+`reference.npz` holds pseudo-random images (uint8) or texts (token ids), their features and, for
+each head, the logits. It is written together with the model; `verify` computes them again, here or
+on another machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from symerge_jax.checkpoints import export
@@ -18,13 +20,17 @@ from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.checkpoints.heads import read_heads
 from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.checkpoints.open import Loaded, load_clip, open_checkpoint, read_json
+from symerge_jax.checkpoints.roberta import LoadedRoberta, load_roberta
+from symerge_jax.checkpoints.roberta_heads import read_text_heads
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
+from symerge_jax.models import roberta
 from symerge_jax.models.clip import encode_once
 from symerge_jax.models.heads import normalised_head
 from symerge_jax.score import computable
 
 IMAGES = 2
+TOKENS = 16  # of each of as many texts
 # Relative to the largest number; float32 on another machine differs by about 1e-5.
 TOLERANCE = 1e-3
 
@@ -38,17 +44,33 @@ class Finding(NamedTuple):
 
 
 def write_reference(folder: Path) -> None:
-    """Computes and writes `reference.npz` of the model in `folder`, if it is a CLIP model."""
+    """Computes and writes `reference.npz` of the model in `folder`, if its network is known."""
     loaded = _load(folder)
     if loaded is None:
         return
-    size = loaded.vision.image_size
-    inputs = np.random.default_rng(0).integers(0, 256, (IMAGES, size, size, 3), np.uint8)
+    inputs = _texts(loaded) if isinstance(loaded, LoadedRoberta) else _images(loaded)
     outputs = _outputs(folder, loaded, inputs)
     for name, value in outputs.items():
         if not np.isfinite(value).all():
             raise BadInput(f"the new model gives {name} that are not finite; nothing was written")
     export.write_reference(folder, {"inputs": inputs, **outputs})
+
+
+def _images(loaded: Loaded) -> np.ndarray:
+    """Returns uint8 [IMAGES, height, width, 3]."""
+    size = loaded.vision.image_size
+    return np.random.default_rng(0).integers(0, 256, (IMAGES, size, size, 3), np.uint8)
+
+
+def _texts(loaded: LoadedRoberta) -> np.ndarray:
+    """Returns token ids, int32 [IMAGES, length]; the last text is half padding."""
+    length, pad = min(TOKENS, loaded.config.length), loaded.config.pad_token
+    drawn = np.random.default_rng(0).integers(
+        0, loaded.config.vocabulary, (IMAGES, length), np.int32
+    )
+    tokens = np.where(drawn == pad, 0, drawn)
+    tokens[-1, (length + 1) // 2 :] = pad
+    return tokens
 
 
 def verify(folder: str | Path) -> Iterator[Finding]:
@@ -113,26 +135,45 @@ def _check_reference(folder: Path) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _load(folder: Path) -> Loaded | None:
+def _load(folder: Path) -> Loaded | LoadedRoberta | None:
     """Reads the model, or None if its network is not known or its sizes are not."""
     checkpoint = open_checkpoint(folder)
     names = names_of(checkpoint)
     if names.layout == "plain":
         return None
+    load = load_roberta if names.layout == "roberta" else load_clip
     if checkpoint.config is None:
         try:
-            return load_clip(checkpoint)
+            return load(checkpoint)
         except BadInput:
             return None
-    return load_clip(checkpoint)
+    return load(checkpoint)
 
 
-def _outputs(folder: Path, loaded: Loaded, inputs: np.ndarray) -> dict[str, np.ndarray]:
+def _outputs(
+    folder: Path, loaded: Loaded | LoadedRoberta, inputs: np.ndarray
+) -> dict[str, np.ndarray]:
     """Returns the features, and the logits of each head, in float32 or wider."""
+    if isinstance(loaded, LoadedRoberta):
+        return _text_outputs(folder, loaded, inputs)
     tower = computable(loaded.params["vision"])
     features = encode_once(loaded.vision, tower, jax.jit(normalise)(inputs))
     found = {"features": np.asarray(features)}
     for name, one in read_heads(folder).items():
         if one.head["weight"].shape[1] == features.shape[1]:
             found[f"logits/{name}"] = np.asarray(normalised_head(one.head, features))
+    return found
+
+
+def _text_outputs(folder: Path, loaded: LoadedRoberta, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the features, the logits of the head in the weights, and of each in `heads/`."""
+    features = roberta.encode_once(loaded.config, computable(loaded.params), tokens)
+    found = {"features": np.asarray(features)}
+    heads = {f"logits/{name}": one.head for name, one in read_text_heads(folder).items()}
+    if loaded.head is not None:
+        heads["logits"] = loaded.head
+    for name, head in heads.items():
+        if len(head["dense"]["bias"]) == features.shape[1]:
+            head = jax.tree.map(lambda leaf: jnp.asarray(leaf, features.dtype), head)
+            found[name] = np.asarray(roberta.classify(head, features))
     return found

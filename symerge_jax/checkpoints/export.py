@@ -20,16 +20,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
 
 from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.checkpoints.layout import LayoutName, Names, names_of
-from symerge_jax.checkpoints.source import NAMES, Checkpoint, TensorInfo
+from symerge_jax.checkpoints.safetensors_writer import SafetensorsWriter
+from symerge_jax.checkpoints.source import Checkpoint, TensorInfo
 from symerge_jax.errors import BadInput
 from symerge_jax.files import explained, make_folder, write_atomically
+from symerge_jax.models.roberta_config import RobertaConfig
 
 if TYPE_CHECKING:
     from symerge_jax.models.clip_config import VisionConfig
@@ -46,6 +48,7 @@ COMPANIONS = (
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "sentencepiece.bpe.model",
 )
 Head = Mapping[str, Any]
 
@@ -125,99 +128,30 @@ def check_output(output: str | Path, *, overwrite: bool) -> None:
         )
 
 
-class SafetensorsWriter:
-    """A safetensors file whose tensors are written one at a time, in any order.
-
-    Use as a context manager. The header says from the start where each tensor goes.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        tensors: Mapping[str, TensorInfo],
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        self._path, self._tensors = path, tensors
-        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-        self._begins: dict[str, int] = {}
-        begin = 0
-        # Largest items first, as the library itself orders them: every tensor stays aligned.
-        order = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-        for name, info in order:
-            if info.dtype not in NAMES:
-                raise BadInput(
-                    f"tensor {name} is {info.dtype}, which the safetensors format does not have"
-                )
-            end = begin + info.nbytes
-            header[name] = {
-                "dtype": NAMES[info.dtype],
-                "shape": list(info.shape),
-                "data_offsets": [begin, end],
-            }
-            self._begins[name] = begin
-            begin = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._start, self._size = 8 + len(text), 8 + len(text) + begin
-        self._text = len(text).to_bytes(8, "little") + text
-        self._left = set(tensors)
-
-    def __enter__(self) -> SafetensorsWriter:
-        self._file: BinaryIO = open(self._path, "xb", buffering=0)  # noqa: SIM115 (closed on exit)
-        try:
-            _write_all(self._file, self._text)
-            os.truncate(self._file.fileno(), self._size)
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def write(self, name: str, array: np.ndarray) -> None:
-        """Writes one tensor; its shape and dtype are those announced."""
-        info = self._tensors[name]
-        assert (array.shape, array.dtype) == info, f"{name}: {array.shape} {array.dtype}, {info}"
-        self._left.remove(name)
-        self._file.seek(self._start + self._begins[name])
-        _write_all(self._file, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                assert not self._left, f"tensor {min(self._left)} was not written"
-                os.fsync(self._file.fileno())  # some file systems report a full disk only here
-        finally:
-            self._file.close()
-
-
-def _write_all(file: BinaryIO, data: Any) -> None:
-    view = memoryview(data)
-    while len(view):
-        view = view[file.write(view) :]
-
-
 def write_model(
     output: str | Path,
     params: Mapping[str, Any],
     *,
-    like: Checkpoint | VisionConfig,
+    like: Checkpoint | VisionConfig | RobertaConfig,
     heads: Mapping[str, Head] | None = None,
     classes: Mapping[str, Sequence[str] | None] | None = None,
     card: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     finish: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Writes a CLIP model in the layout of the checkpoint it comes from.
+    """Writes a CLIP model or a RoBERTa in the layout of the checkpoint it comes from.
 
     Tensors that `params` does not hold (a text tower, buffers) are copied from that checkpoint, and
     every tensor keeps its dtype there.
 
     Args:
         output: the folder to make.
-        params: {'vision': tower}, with 'text' and 'logit_scale' where they changed; or the tower.
+        params: {'vision': tower}, with 'text' and 'logit_scale' where they changed; or the tower;
+            or the encoder.
         like: the checkpoint whose names, dtypes and configuration the model has. For an image tower
             that comes from none, its sizes: open_clip's layout, or Hugging Face's for separate
-            query, key and value.
-        heads: task → {'weight', 'bias'}.
+            query, key and value. Likewise for an encoder.
+        heads: task → {'weight', 'bias'}, or a text head (`models.roberta.classify`).
         classes: task → class names.
         card: what `merge_card.json` says beside versions and hashes.
         overwrite: replace a model that is there already.
@@ -234,6 +168,10 @@ def write_model(
         if isinstance(like, Checkpoint):
             write_weights(folder, like, tensors_of(params, names_of(like).layout))
             write_description(like, folder)
+        elif isinstance(like, RobertaConfig):
+            from symerge_jax.checkpoints.roberta_export import save_roberta
+
+            save_roberta(folder, params, like)
         else:
             layout = "open_clip" if like.fused_qkv else "hugging_face"
             write_tensors(folder / weights_name(layout), tensors_of(params, layout))
@@ -248,6 +186,10 @@ def write_model(
 
 def tensors_of(params: Mapping[str, Any], layout: LayoutName) -> dict[str, np.ndarray]:
     """Returns the tensors of a tree under their common names in a layout."""
+    if layout == "roberta":
+        from symerge_jax.checkpoints import roberta
+
+        return roberta.to_hugging_face(dict(params))
     from symerge_jax.checkpoints.clip import to_hugging_face, to_open_clip
 
     write = to_hugging_face if layout == "hugging_face" else to_open_clip
@@ -279,13 +221,15 @@ def write_weights(folder: Path, like: Checkpoint, tensors: Mapping[str, np.ndarr
             file.write(name, value)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays to a safetensors file.
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], *, name: str | None = None
+) -> None:
+    """Writes arrays to a new safetensors file, called `name` in errors.
 
     Raises:
         BadInput: one is not finite.
     """
-    _finite(path.name, tensors)
+    _finite(name or path.name, tensors)
     infos = {name: TensorInfo(value.shape, value.dtype) for name, value in tensors.items()}
     with SafetensorsWriter(path, infos, {"format": "pt"}) as file:
         for name, value in tensors.items():
@@ -295,8 +239,11 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 def output_tensors(start: Checkpoint, names: Names) -> dict[str, tuple[str, TensorInfo]]:
     """Returns name in a checkpoint's file → name and info in an export.
 
-    They are the same, but for the wrapper's prefix `model.` of open_clip's image encoders.
+    They are the same, but for the wrapper's prefix `model.` of open_clip's image encoders. Of a
+    RoBERTa only the encoder is exported, under its common names.
     """
+    if names.layout == "roberta":
+        return {source: (name, start.tensors[source]) for name, source in names.source.items()}
     strip = names.prefix if names.layout == "open_clip" else ""
     return {name: (name.removeprefix(strip), start.tensors[name]) for name in start.where}
 
@@ -312,7 +259,11 @@ def write_description(start: Checkpoint, folder: Path) -> None:
 
     layout = names_of(start).layout
     copy_companions(start, folder)
-    if start.config is not None:
+    if layout == "roberta":
+        from symerge_jax.checkpoints.roberta_export import write_encoder_config
+
+        write_encoder_config(start, folder)
+    elif start.config is not None:
         name = "open_clip_config.json" if layout == "open_clip" else "config.json"
         write_json(folder / name, start.config)
     elif layout != "plain":
@@ -333,7 +284,12 @@ def write_config(folder: Path, layout: LayoutName, vision: Any, text: Any) -> No
 
 
 def write_head(folder: Path, name: str, head: Head, classes: Sequence[str] | None) -> None:
-    """Writes `heads/<name>.safetensors`: weight, bias, and the class names in the metadata."""
+    """Writes `heads/<name>.safetensors`: its tensors, and the class names in the metadata."""
+    if "dense" in head:
+        from symerge_jax.checkpoints.roberta_heads import write_text_head
+
+        write_text_head(folder, name, head, classes)
+        return
     tensors = {key: np.asarray(value, order="C") for key, value in head.items()}
     _finite(f"head {name}", tensors)
     metadata = {} if classes is None else {"classes": json.dumps(list(classes))}

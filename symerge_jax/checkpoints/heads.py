@@ -61,10 +61,16 @@ def read_head(path: str | Path) -> StoredHead:
         raise BadInput(f"{path}: weight has {len(weight)} classes, but bias has shape {bias.shape}")
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise BadInput(f"{path}: the head holds NaN or infinity; make or download it again")
-    return StoredHead({"weight": weight, "bias": bias}, _classes(path, part.metadata, weight), path)
+    classes = class_names(path, part.metadata, len(weight))
+    return StoredHead({"weight": weight, "bias": bias}, classes, path)
 
 
-def _classes(path: Path, metadata: dict[str, str], weight: np.ndarray) -> tuple[str, ...] | None:
+def class_names(path: Path, metadata: dict[str, str], count: int) -> tuple[str, ...] | None:
+    """Returns the class names in a head's metadata, None where there are none.
+
+    Raises:
+        BadInput: they are no JSON list of `count` names.
+    """
     if "classes" not in metadata:
         return None
     try:
@@ -73,9 +79,9 @@ def _classes(path: Path, metadata: dict[str, str], weight: np.ndarray) -> tuple[
         raise BadInput(f"{path}: the class names in its metadata are not JSON ({error})") from error
     if not isinstance(classes, list):
         raise BadInput(f"{path}: expected a JSON list under classes in its metadata")
-    if len(classes) != len(weight):
+    if len(classes) != count:
         raise BadInput(
-            f"{path}: its metadata names {len(classes)} classes, but its weight has {len(weight)}"
+            f"{path}: its metadata names {len(classes)} classes, but its weight has {count}"
         )
     return tuple(map(str, classes))
 

@@ -3,7 +3,7 @@
 The same model comes as `vision_model.encoder…`, `encoder…` (recent transformers), `visual…` or
 `model.visual…`. A common name lets a pre-trained model and its experts be compared although they
 were saved by different classes: the image tower starts with `vision_model.` in the Hugging Face
-layout and with `visual.` in that of open_clip.
+layout and with `visual.` in that of open_clip, the encoder of a RoBERTa with `roberta.`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from symerge_jax.checkpoints.clip_layouts import naming
+from symerge_jax.checkpoints.roberta_names import parts_of, prefix_of
 from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.errors import BadInput
 
-LayoutName = Literal["hugging_face", "open_clip", "plain"]
+LayoutName = Literal["hugging_face", "open_clip", "roberta", "plain"]
 
 # No parameters: position counters, the causal mask, OpenAI's size constants.
 ASIDE = ("position_ids", "attn_mask", "input_resolution", "context_length", "vocab_size")
@@ -41,26 +43,33 @@ class Names(NamedTuple):
     """How the tensors of a checkpoint are called.
 
     Attributes:
-        layout: 'hugging_face' or 'open_clip'; 'plain' for a model of another kind, whose names
-            are common names as they are.
+        layout: 'hugging_face' or 'open_clip' for a CLIP, 'roberta'; 'plain' for a model of another
+            kind, whose names are common names as they are.
         prefix: what stands before the image tower's names in a Hugging Face checkpoint
-            ('vision_model.' or less), and before every name in one of open_clip.
+            ('vision_model.' or less), before every name in one of open_clip, and before the
+            encoder's names in a RoBERTa ('roberta.' or nothing).
         source: common name → name in the file, in the file's order.
         aside: names in the file of buffers that are no parameters.
+        left_out: names in the file of tensors that a model made from it does not have: of a
+            RoBERTa all but its encoder, such as classifier, pooler and language model.
     """
 
     layout: LayoutName
     prefix: str
     source: dict[str, str]
     aside: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def names_of(checkpoint: Checkpoint) -> Names:
     """Returns the common names of a checkpoint's tensors.
 
     Raises:
-        BadInput: two tensors would have the same common name, or it holds several image towers.
+        BadInput: two tensors would have the same common name, or it holds several image towers or
+            encoders.
     """
+    if (found := _roberta(checkpoint)) is not None:
+        return found
     layout, prefix = _layout(checkpoint)
     source: dict[str, str] = {}
     aside = []
@@ -73,6 +82,18 @@ def names_of(checkpoint: Checkpoint) -> Names:
             raise BadInput(f"{checkpoint.path}: {source[common]} and {name} are the same tensor")
         source[common] = name
     return Names(layout, prefix, source, tuple(aside))
+
+
+def _roberta(checkpoint: Checkpoint) -> Names | None:
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    with naming(checkpoint.path):
+        prefix = prefix_of(shapes, checkpoint.config)
+        if prefix is None:
+            return None
+        encoder = parts_of(shapes, prefix).encoder
+    kept = set(encoder.values())
+    left_out = tuple(name for name in checkpoint.where if name not in kept)
+    return Names("roberta", prefix, encoder, (), left_out)
 
 
 def _layout(checkpoint: Checkpoint) -> tuple[LayoutName, str]:

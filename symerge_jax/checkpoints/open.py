@@ -240,7 +240,7 @@ def load_clip(path: str | Path | Checkpoint, *, text: bool = False) -> Loaded:
 
     source = path if isinstance(path, Checkpoint) else open_checkpoint(path)
     names = names_of(source)
-    if names.layout == "plain":
+    if names.layout not in ("hugging_face", "open_clip"):
         raise BadInput(
             f"{source.path}: no CLIP image tower in it; expected tensor names of Hugging Face "
             f"(vision_model.…) or open_clip (visual.…), found {next(iter(names.source))}"

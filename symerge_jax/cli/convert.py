@@ -40,6 +40,13 @@ def main(settings: Settings) -> None:
     checkpoint = open_checkpoint(settings.source)
     if settings.to == "safetensors":
         write_file(checkpoint, settings.output, overwrite=settings.overwrite)
+    elif names_of(checkpoint).layout == "roberta":
+        if settings.to == "open_clip":
+            raise BadInput(
+                f"{checkpoint.path}: a RoBERTa, which open_clip's layout has no names for; take "
+                "--to hf"
+            )
+        write_text_folder(checkpoint, settings.output, overwrite=settings.overwrite)
     else:
         layout = "hugging_face" if settings.to == "hf" else "open_clip"
         write_folder(checkpoint, settings.output, layout, overwrite=settings.overwrite)
@@ -87,19 +94,46 @@ def write_folder(
         export.write_config(folder, layout, loaded.vision, loaded.text)
         export.copy_companions(checkpoint, folder)
         copy_heads([checkpoint], folder)
-        hashes = {path: sha256(path) for path in checkpoint.files}
-        checkpoint.check_unchanged()
-        card: dict[str, Any] = {
-            "method": "convert",
-            "kind": "shared",
-            "settings": {"to": layout},
-            "layout": layout,
-            "inputs": {"source": export.origin(checkpoint, hashes)},
-        }
-        from symerge_jax.verify import write_reference
+        _finish(checkpoint, folder, layout, to=layout)
 
-        write_reference(folder)
-        export.write_card(folder, card)
+
+def write_text_folder(checkpoint: Checkpoint, output: Path, *, overwrite: bool) -> None:
+    """Writes a RoBERTa, with its classifier if it has one, under the names of today."""
+    from symerge_jax.checkpoints.roberta import load_roberta
+    from symerge_jax.checkpoints.roberta_export import save_roberta
+    from symerge_jax.checkpoints.roberta_names import parts_of
+    from symerge_jax.cli.progress import say
+
+    export.check_output(output, overwrite=overwrite)
+    loaded = load_roberta(checkpoint)
+    for note in loaded.notes:
+        say(f"{checkpoint.path}: {note}")
+    if left := parts_of(checkpoint.where, loaded.names.prefix).passed_over:
+        say(f"left out, no part of the encoder or its classifier: {', '.join(left)}")
+    with export.new_folder(output, overwrite=overwrite) as folder:
+        save_roberta(
+            folder, loaded.params, loaded.config,
+            head=loaded.head, classes=loaded.classes, like=checkpoint,
+        )  # fmt: skip
+        copy_heads([checkpoint], folder)
+        _finish(checkpoint, folder, "roberta", to="hugging_face")
+
+
+def _finish(checkpoint: Checkpoint, folder: Path, layout: str, *, to: str) -> None:
+    """Writes the reference outputs and the card."""
+    from symerge_jax.verify import write_reference
+
+    hashes = {path: sha256(path) for path in checkpoint.files}
+    checkpoint.check_unchanged()
+    card: dict[str, Any] = {
+        "method": "convert",
+        "kind": "shared",
+        "settings": {"to": to},
+        "layout": layout,
+        "inputs": {"source": export.origin(checkpoint, hashes)},
+    }
+    write_reference(folder)
+    export.write_card(folder, card)
 
 
 def _check_sayable(loaded: Loaded) -> None:

@@ -72,6 +72,7 @@ def _print_content(console: Console, content: Content) -> None:
         ("tensors", f"{content.tensors} ({dtypes}), {content.numbers / 1e6:.2f} million numbers"),
         ("dead", _some(content.dead)),
         ("buffers", _some(content.aside)),
+        ("left out of merges", _some(content.left_out)),
         ("NaN or infinity", _some(content.not_finite) or "none"),
     ]
     for name, value in rows:

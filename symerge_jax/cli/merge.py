@@ -37,7 +37,8 @@ class Settings:
 
     Any of: Hugging Face folders, open_clip and task-vector checkpoints (.pt), safetensors files,
     names on the hub. `symerge methods` lists the methods. The result has the layout of the
-    pre-trained model.
+    pre-trained model. Of a RoBERTa the encoder is merged; each expert's classifier becomes a file
+    in heads/.
     """
 
     method: tyro.conf.Positional[str]
@@ -115,6 +116,7 @@ def main(settings: Settings) -> None:
         options = method_options(settings, name, method)
         plan = merge_plan.plan(sources[0], sources[1:], settings.names, buffers=settings.buffers)
         merge_plan.check_ranks(plan, name, options)
+        report_left_out(plan)
         moments = None
         if "moments" in method.needs:
             from symerge_jax import merge_statistics
@@ -151,7 +153,22 @@ def _finish(plan: Plan, folder: Path) -> None:
     from symerge_jax.checkpoints.heads import copy_heads
 
     copy_heads(plan.experts, folder)
+    if plan.layout == "roberta":
+        from symerge_jax.checkpoints.roberta_export import write_own_heads
+
+        write_own_heads(plan.names, plan.experts, folder)
     verify.write_reference(folder)
+
+
+def report_left_out(plan: Plan) -> None:
+    """Names what the pre-trained model has beside the encoder that is merged."""
+    from symerge_jax.checkpoints.layout import names_of
+    from symerge_jax.cli.progress import say
+
+    if left := names_of(plan.pretrained).left_out:
+        more = f" and {len(left) - 4} more" if len(left) > 4 else ""
+        say(f"{plan.pretrained.path}: left out, no part of the encoder: "
+            f"{', '.join(left[:4])}{more}")  # fmt: skip
 
 
 def find_method(name: str) -> tuple[str, Method]:
