@@ -221,13 +221,26 @@ def run_method(
     part = part_of(method)
     return symerge(
         *start, targets,
-        objective=constants.objective,
+        objective=objectives(constants, experts.classes),
         coefficient_rate=coefficient_rate,
         head_rate=head_rate,
         layer=None if part is None else blocks(model.pretrained, part),
         layer_rate=constants.block_rate,
         **shared,
     )  # fmt: skip
+
+
+def objectives(constants: Constants, classes: Any) -> str | list[str]:
+    """Returns the objective of all tasks, or of each where some are regressions: L1 for those.
+
+    Args:
+        constants: with the objective; one that compares outputs, where there are regressions.
+        classes: bool [task, classes], which head rows exist.
+    """
+    single = np.asarray(classes).sum(axis=1) == 1
+    if not single.any():
+        return constants.objective
+    return ["l1" if one else constants.objective for one in single]
 
 
 def blocks(params: Params, part: str) -> Any:

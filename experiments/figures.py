@@ -37,14 +37,14 @@ def accuracy_per_task(record: Record, path: str | Path) -> Path:
     """Draws each method's score on each task, and the expert's as a line across the task.
 
     Args:
-        record: of an experiment whose tasks have one main metric in common.
+        record: of an experiment whose tasks' main metrics have one unit.
         path: of the PNG.
 
     Returns:
         The path.
     """
     scores = _scores_by_column(record)
-    metric = _main_columns(record)[0][1]
+    metrics = {metric for _, metric in _main_columns(record)}
     names = list(scores)
     rows = -(-len(names) // _COLUMNS_PER_ROW)
     per_row = -(-len(names) // rows)
@@ -54,7 +54,7 @@ def accuracy_per_task(record: Record, path: str | Path) -> Path:
     for row, axes in enumerate(panels):
         _draw_scores(axes, {n: scores[n] for n in names[row * per_row : (row + 1) * per_row]})
         axes.set_xlim(-0.55, per_row - 0.45)
-        axes.set_ylabel(metric_label(metric))
+        axes.set_ylabel(metric_label(*metrics) if len(metrics) == 1 else "score (%)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     return _save(figure, path)
