@@ -17,8 +17,7 @@ pytestmark = pytest.mark.torch
 
 def made(**options):
     """A RobertaForSequenceClassification with every parameter away from zero and one."""
-    pytest.importorskip("torch")
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     torch.manual_seed(0)
@@ -48,7 +47,7 @@ def drawn(vocabulary, rows=4, length=20):
 
 
 def logits_of(model, ids):
-    import torch
+    torch = pytest.importorskip("torch")
 
     with torch.no_grad():
         given = torch.from_numpy(ids)
@@ -94,7 +93,7 @@ def test_a_small_classifier_there_and_back(tmp_path, outputs):
 
 
 def test_hidden_states_agree_where_there_is_no_padding(tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     model = made(**SMALL)
     ids = drawn(50)
@@ -110,7 +109,7 @@ def test_hidden_states_agree_where_there_is_no_padding(tmp_path):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_language_model_in_a_pytorch_file_is_read(tmp_path, zipped):
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import RobertaConfig, RobertaForMaskedLM
 
     made()  # skips where PyTorch is absent
