@@ -127,6 +127,7 @@ def tuned(
     """
     heads, classes = experts.stacked, experts.classes
     if any(task.metric != "accuracy" for task in tasks):
+        assert tune == "labels", "agreement is counted for classes only"
         return tuned_by_metrics(model, experts, merged, scales, tasks)
     own = [padded(heads, classes, k) for k in range(len(tasks))]
     inputs = [task.validation.inputs for task in tasks]

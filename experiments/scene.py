@@ -161,13 +161,17 @@ def adapt(
 
 
 def add(scene: Scene, outcomes: Sequence[Outcome]) -> None:
-    """Adds the accuracy and calibration error of each task to the record, and the notes."""
+    """Adds the accuracy and calibration error of each task to the record, and the notes.
+
+    For tasks that are scored by accuracy.
+    """
     record = scene.record
     for one in outcomes:
         if one.note:
             record["notes"].append(f"seed {one.seed}: {one.note}")
         record.setdefault("stored_encoders", {}).setdefault(one.method, one.stored)
         for task, scored in zip(scene.tasks, one.scores, strict=True):
+            assert task.metric == "accuracy", task.name
             add_one = partial(
                 records.add_result, record, method=one.method, seed=one.seed, task=task.name,
                 n=len(scored.correct),
@@ -177,8 +181,8 @@ def add(scene: Scene, outcomes: Sequence[Outcome]) -> None:
 
 
 def mean_accuracy(outcome: Outcome) -> float:
-    """Returns the mean over tasks, in percent."""
-    return float(np.mean([one.accuracy for one in outcome.scores]))
+    """Returns the mean over tasks of their metric, in percent."""
+    return float(np.mean([one.score for one in outcome.scores]))
 
 
 def finish(scene: Scene, draw: Callable[[Path], Any] | None = None) -> int:

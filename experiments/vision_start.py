@@ -25,7 +25,8 @@ from symerge_jax.models.clip_config import PRESETS
 
 MODEL = tiny.Settings.model
 
-# Chosen on validation images: experiments/LOG.md says what was tried.
+# Chosen on validation images: experiments/LOG.md says what was tried, and that the rates of routers
+# and corrections on real images were not.
 GENERATED = Constants(
     recipe=Recipe(
         steps=300, batch_size=32, learning_rate=0.01, optimiser="sgd", clip=2.0, weight_decay=0.0

@@ -207,13 +207,16 @@ class _Point(NamedTuple):
 
 
 def _identity(task: _Task, pretrained: Params, head: Params, data: str) -> dict[str, object]:
-    return {
+    found: dict[str, object] = {
         "recipe": task.recipe._asdict(),
         "seed": task.seed,
         "pretrained model": digest(jax.tree.map(np.asarray, pretrained)),
         "head": digest(jax.tree.map(np.asarray, head)),
         "data": data,
     }
+    if task.loss != "cross_entropy":  # the usual one goes without saying
+        found["loss"] = task.loss
+    return found
 
 
 def _train(
