@@ -118,18 +118,6 @@ def read_text_task(
     return TextTask(name, columns[0], classes, train, validation, splits[0], labels.metric)
 
 
-def count_dev_texts(folder: str | Path, name: str) -> tuple[Path, int]:
-    """Returns a task's dev file and how many examples it holds; nothing is encoded.
-
-    Raises:
-        BadInput: as `read_text_task`, as far as the dev file goes.
-    """
-    task = _task_folder(Path(folder), name)
-    path = _require_split(task, _DEV)
-    table, _ = _read(path, rules_of(task.name))
-    return path, len(table.places)
-
-
 def read_texts(
     path: str | Path,
     tokenizer: RobertaTokenizer,
