@@ -1,14 +1,14 @@
 """Adapts a merge of a person's experts to their unlabelled inputs: files in, a folder out.
 
-The counterpart of `merge_files` for methods that learn: `symerge adapt` and its library form.
-Labels, where the inputs have any, are read for the report alone: `Inputs`, which is what adapts,
-has none.
+The counterpart of `merge_files` for methods that learn: `symerge adapt` and its library form, for
+image towers and for encoders of texts (`networks`). Labels, where the inputs have any, are read for
+the report alone: `Inputs`, which is what adapts, has none.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,65 +18,59 @@ import numpy as np
 from symerge_jax import trees
 from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.coefficients import as_matrix
+from symerge_jax.adapt.distances import ExpertOutputs
 from symerge_jax.adapt.experts import labels_of
-from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import Adapted, symerge
-from symerge_jax.adapt_settings import JOINT, Settings, batch_size_of, draws
+from symerge_jax.adapt_settings import JOINT, Settings, batch_size_of, draws, is_entropy
+from symerge_jax.adapt_tasks import Task, read_task_heads, read_tasks
 from symerge_jax.checkpoints import export
-from symerge_jax.checkpoints.clip import source_names
 from symerge_jax.checkpoints.hashes import hashing, start_hashing
-from symerge_jax.checkpoints.heads import StoredHead, read_head
-from symerge_jax.checkpoints.open import Loaded, load_clip
 from symerge_jax.checkpoints.source import Checkpoint
-from symerge_jax.classifier import encoder
-from symerge_jax.data.tasks_file import TaskEntry, TasksFile
+from symerge_jax.data.roberta_tokenizer import RobertaTokenizer
+from symerge_jax.data.tasks_file import TasksFile
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
-from symerge_jax.inputs import read_inputs
 from symerge_jax.merge_plan import Plan, plan
-from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads
-from symerge_jax.notation import Params
-from symerge_jax.score import computable, logits_on
-from symerge_jax.text_heads import head_from_text
+from symerge_jax.networks import TEXTS, AnyHead, Network, load_network, outputs_of, tensor_rules
+from symerge_jax.notation import Array, Params
+from symerge_jax.score import agreement, computable, logits_on, text_scores
+from symerge_jax.text_inputs import write_vocabulary
 from symerge_jax.tune import Tuned
 from symerge_jax.verify import write_reference
 
 
-class Inputs(NamedTuple):
-    """One task's unlabelled images, uint8 [n, height, width, 3]."""
-
-    images: np.ndarray
-
-
-class Task(NamedTuple):
-    """One task; `labels` int [n] score the result and go nowhere else."""
-
-    name: str
-    inputs: Inputs
-    head: StoredHead
-    labels: np.ndarray | None
-
-
 class Prepared(NamedTuple):
-    """All that adaptation needs; `named` has (tensor, path in the tower) of each trained leaf."""
+    """All that adaptation needs.
+
+    Attributes:
+        plan: of the merge.
+        network: the pre-trained model.
+        tower: its image tower or encoder in the precision of the computation.
+        task_vectors: τ, of the leaves that some expert changed.
+        tasks: in the order of the file.
+        experts: what each expert says of its own inputs, logits [n, outputs].
+        named: (tensor, path in the tower) of each trained leaf.
+        tokenizer: of texts, None for images.
+    """
 
     plan: Plan
-    pretrained: Loaded
+    network: Network
     tower: Params
     task_vectors: Params
     tasks: list[Task]
-    experts: list[ExpertLabels]
+    experts: list[np.ndarray]
     named: list[tuple[str, str]]
+    tokenizer: RobertaTokenizer | None = None
 
 
 def prepare(
     file: TasksFile, *, limit: int | None = None, report: Callable[[str], object] = print
 ) -> Prepared:
-    """Reads models, heads and images, and works out what each expert says about its images.
+    """Reads models, heads and inputs, and works out what each expert says about its own.
 
     Args:
         file: what to read.
-        limit: take only the first images of each task.
+        limit: take only the first inputs of each task.
         report: receives a line per step.
 
     Raises:
@@ -85,66 +79,36 @@ def prepare(
     names = [task.name for task in file.tasks]
     found = plan(file.pretrained, [task.expert for task in file.tasks], names)
     need_text = any(task.classes is not None for task in file.tasks)
-    pretrained = load_clip(found.pretrained, text=need_text)
-    for note in pretrained.notes:
+    network = load_network(found.pretrained, text=need_text)
+    for note in network.loaded.notes:
         report(f"{file.pretrained}: {note}")
-    tower = computable(pretrained.params["vision"])
-    heads = [_head(task, pretrained) for task in file.tasks]
-    _check_widths(heads, pretrained, file)
-    tasks = []
-    for entry, head in zip(file.tasks, heads, strict=True):
-        images, labels = read_inputs(
-            entry.inputs, head, size=pretrained.vision.image_size, limit=limit
-        )
-        tasks.append(Task(entry.name, Inputs(images), head, labels))
+    tower = computable(network.params)
+    heads = read_task_heads(file, network, found.experts)
+    tokenizer, tasks = read_tasks(file, network, heads, found, limit=limit)
+    words = network.family.inputs
     for task in tasks:
-        report(f"{task.name}: {len(task.inputs.images)} images, "
-               f"{len(task.head.head['weight'])} classes")  # fmt: skip
+        report(f"{task.name}: {len(task.inputs.rows)} {words}, {_size(task.head)}")
     tau = jax.tree.map(lambda x: np.zeros((len(tasks), *x.shape), x.dtype), tower)
     experts = []
     for k, (checkpoint, task) in enumerate(zip(found.experts, tasks, strict=True)):
-        theta = _expert_tower(checkpoint, tower)
-        logits = logits_on(pretrained.vision, theta, task.head.head, task.inputs.images)
+        # What an expert does not carry is the pre-trained model's.
+        theta = {**tower, **computable(load_network(checkpoint).params)}
+        logits = logits_on(network, theta, task.head.head, task.inputs.rows)
         if not np.isfinite(logits).all():
             raise BadInput(
-                f"{checkpoint.path}: gives logits that are not finite on {task.name}'s images"
+                f"{checkpoint.path}: gives logits that are not finite on {task.name}'s {words}"
                 f"{_culprit(checkpoint)}"
             )
-        experts.append(labels_of(logits))
+        experts.append(logits)
         jax.tree.map(lambda out, a, b, k=k: np.subtract(a, b, out=out[k]), tau, theta, tower)
         report(f"{task.name}: expert read, its predictions made")
-    named, tau = _trained(found, tau, pretrained)
-    return Prepared(found, pretrained, tower, tau, tasks, experts, named)
+    named, tau = _trained(found, tau, network)
+    return Prepared(found, network, tower, tau, tasks, experts, named, tokenizer)
 
 
-def _head(task: TaskEntry, pretrained: Loaded) -> StoredHead:
-    if task.head is not None:
-        return read_head(task.head)
-    assert task.classes is not None
-    assert task.templates is not None
-    try:
-        head = head_from_text(pretrained, task.classes, task.templates)
-    except BadInput as error:
-        raise BadInput(f"task {task.name}: {error}") from None
-    place = pretrained.source.parts[0].path.parent
-    return StoredHead({k: np.asarray(v) for k, v in head.items()}, task.classes, place)
-
-
-def _check_widths(heads: Sequence[StoredHead], pretrained: Loaded, file: TasksFile) -> None:
-    width = pretrained.vision.projection or pretrained.vision.width
-    for task, head in zip(file.tasks, heads, strict=True):
-        if head.head["weight"].shape[1] != width:
-            raise BadInput(
-                f"{task.head or task.name}: the head takes features of width "
-                f"{head.head['weight'].shape[1]}, but {pretrained.source.path} gives {width}; the "
-                "head belongs to another model, or the pre-trained one lacks its projection"
-            )
-
-
-def _expert_tower(checkpoint: Checkpoint, tower: Params) -> Params:
-    """Returns an expert's image tower; what it does not carry is the pre-trained model's."""
-    own = computable(load_clip(checkpoint).params["vision"])
-    return {**tower, **own}
+def _size(head: AnyHead) -> str:
+    outputs = outputs_of(head.head)
+    return f"{outputs} classes" if outputs > 1 else "a regression"
 
 
 def _culprit(checkpoint: Checkpoint) -> str:
@@ -156,7 +120,7 @@ def _culprit(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _trained(found: Plan, tau: Params, pretrained: Loaded) -> tuple[list[tuple[str, str]], Params]:
+def _trained(found: Plan, tau: Params, network: Network) -> tuple[list[tuple[str, str]], Params]:
     """Returns the leaves that some expert changed, in the source's order, and τ of those alone.
 
     Raises:
@@ -165,22 +129,21 @@ def _trained(found: Plan, tau: Params, pretrained: Loaded) -> tuple[list[tuple[s
     moved = np.zeros(len(found.experts), bool)
     flat = dict(zip(trees.paths(tau), jax.tree.leaves(tau), strict=True))
     named = []
-    names = pretrained.names
-    layout = "hugging_face" if names.layout == "hugging_face" else "open_clip"
-    prefix = names.prefix if layout == "hugging_face" else ""  # exports lose that of open_clip
-    for source, path in source_names(pretrained.params["vision"], layout, prefix=prefix):
-        rows = flat[path].reshape(len(found.experts), -1)
+    for rule in tensor_rules(network, exported=True):
+        rows = flat[rule.path].reshape(len(found.experts), -1)
         for k, row in enumerate(rows):
             if not np.isfinite(row).all():
-                raise BadInput(f"{found.experts[k].path}: tensor {source} holds NaN or infinity")
+                raise BadInput(
+                    f"{found.experts[k].path}: tensor {rule.source} holds NaN or infinity"
+                )
         changed = rows.any(axis=1)
         moved |= changed
         if changed.any():
-            named.append((source, path))
+            named.append((rule.source, rule.path))
     if not moved.all():
         raise BadInput(
-            f"{found.experts[int(np.argmin(moved))].path}: its image tower equals the pre-trained "
-            "one in every tensor; expected a fine-tuned expert"
+            f"{found.experts[int(np.argmin(moved))].path}: its {network.family.part} equals the "
+            "pre-trained one in every tensor; expected a fine-tuned expert"
         )
     paths = {path for _, path in named}
     return named, trees.split(tau, lambda path, _: path in paths)[0]
@@ -193,10 +156,13 @@ def run(
     on_chunk: Callable[[Any, np.ndarray], None] | None = None,
 ) -> Adapted:
     """Adapts; no label takes part."""
-    heads, classes = stack_heads([task.head.head for task in prepared.tasks])
-    encode = encoder(prepared.pretrained.vision)
-    inputs = [task.inputs.images for task in prepared.tasks]
-    start = (encode, normalised_head, prepared.tower, prepared.task_vectors, heads, inputs)
+    network = prepared.network
+    heads, classes = network.family.stack([task.head.head for task in prepared.tasks])
+    inputs = [task.inputs.rows for task in prepared.tasks]
+    start = (
+        network.encode, network.family.classify, prepared.tower, prepared.task_vectors, heads,
+        inputs,
+    )  # fmt: skip
     shared: dict[str, Any] = {
         "classes": classes,
         "iterations": settings.iterations,
@@ -206,7 +172,7 @@ def run(
     }
     rate = settings.learning_rate
     assert rate is not None, "settings_of fills it in"
-    if settings.method.startswith("adamerging"):
+    if is_entropy(settings.method):
         return adamerging(
             *start,
             granularity="task" if settings.method == "adamerging_taskwise" else "leaf",
@@ -215,14 +181,35 @@ def run(
             learning_rate=rate,
             **shared,
         )
+    objective, targets = _targets(prepared, classes)
     return symerge(
         *start,
-        prepared.experts,
+        targets,
+        objective=objective,
         batch_size=batch_size_of(settings),
         coefficient_rate=0.0 if settings.method == "symerge_head" else rate,
         head_rate=0.0 if settings.method == "symerge_coefficients" else rate,
         **shared,
     )
+
+
+def _targets(prepared: Prepared, classes: Array) -> tuple[str | list[str], list[Any]]:
+    """Returns the objective and what the experts say, as it takes that.
+
+    Of images self-labels, filtered; of texts no filter (section 5 of the paper): cross-entropy to
+    the expert's class, and the absolute difference from its value where there is but one output.
+    """
+    if prepared.network.family is not TEXTS:
+        return "self_label", [labels_of(logits) for logits in prepared.experts]
+    most = classes.shape[1]
+    targets = [
+        ExpertOutputs(
+            np.pad(logits, ((0, 0), (0, most - logits.shape[1]))),
+            np.zeros((len(logits), 1), logits.dtype),  # neither of the two reads features
+        )
+        for logits in prepared.experts
+    ]
+    return ["l1" if x.shape[1] == 1 else "hard_ce" for x in prepared.experts], targets
 
 
 class Score(NamedTuple):
@@ -233,20 +220,48 @@ class Score(NamedTuple):
     expert_accuracy: float | None
 
 
-def score(prepared: Prepared, adapted: Adapted) -> dict[str, Score]:
+class TextScore(NamedTuple):
+    """One task of texts in percent: agreement with the expert; by `metric` if there are labels."""
+
+    metric: str
+    agreement: float
+    score: float | None
+    expert_score: float | None
+
+
+def score(prepared: Prepared, adapted: Adapted) -> dict[str, Score | TextScore]:
     """Compares the model, as it will be stored, with the experts and with labels if any."""
     params = computable(_as_stored(prepared, adapted))
-    _, classes = stack_heads([task.head.head for task in prepared.tasks])
-    found = {}
+    network, found = prepared.network, {}
     for task, head, expert in zip(
-        prepared.tasks, unstack_heads(adapted.heads, classes), prepared.experts, strict=True
+        prepared.tasks, _heads(prepared, adapted), prepared.experts, strict=True
     ):
-        logits = logits_on(prepared.pretrained.vision, params, head, task.inputs.images)
-        predicted = logits.argmax(axis=1)
-        right = None if task.labels is None else 100 * float((predicted == task.labels).mean())
-        best = None if task.labels is None else 100 * float((expert[0] == task.labels).mean())
-        found[task.name] = Score(100 * float((predicted == expert[0]).mean()), right, best)
+        logits = logits_on(network, params, head, task.inputs.rows)
+        if network.family is TEXTS:
+            own, best = (_by_metric(task, outputs) for outputs in (logits, expert))
+            found[task.name] = TextScore(task.metric, agreement(logits, expert), own, best)
+        else:
+            own, best = (_accuracy(task, outputs) for outputs in (logits, expert))
+            found[task.name] = Score(agreement(logits, expert), own, best)
     return found
+
+
+def _accuracy(task: Task, logits: np.ndarray) -> float | None:
+    return (
+        None if task.labels is None else 100 * float((logits.argmax(axis=1) == task.labels).mean())
+    )
+
+
+def _by_metric(task: Task, logits: np.ndarray) -> float | None:
+    if task.labels is None:
+        return None
+    return text_scores(logits, task.labels, task.metric)[task.metric]
+
+
+def _heads(prepared: Prepared, adapted: Adapted) -> list[Any]:
+    """Returns the adapted heads, one per task and without padding."""
+    stack, unstack = prepared.network.family.stack, prepared.network.family.unstack
+    return unstack(adapted.heads, stack([task.head.head for task in prepared.tasks])[1])
 
 
 def _as_stored(prepared: Prepared, adapted: Adapted) -> Params:
@@ -254,7 +269,7 @@ def _as_stored(prepared: Prepared, adapted: Adapted) -> Params:
     return jax.tree.map(
         lambda new, old: np.asarray(new).astype(old.dtype, copy=False),
         adapted.params,
-        prepared.pretrained.params["vision"],
+        prepared.network.params,
     )
 
 
@@ -262,7 +277,7 @@ def write(
     prepared: Prepared,
     settings: Settings,
     adapted: Adapted,
-    scores: dict[str, Score],
+    scores: Mapping[str, Score | TextScore],
     output: str | Path,
     *,
     tuned: Tuned | None = None,
@@ -273,8 +288,7 @@ def write(
     The card of a training-free method holds the scale and what the others gave.
     """
     tasks = prepared.tasks
-    _, classes = stack_heads([task.head.head for task in tasks])
-    heads = unstack_heads(adapted.heads, classes)
+    heads = _heads(prepared, adapted)
     everyone = (prepared.plan.pretrained, *prepared.plan.experts)
     with hashing() as pool:
         hashes = {path: future.result() for path, future in start_hashing(everyone, pool).items()}
@@ -303,13 +317,16 @@ def write(
         card["settings"]["agreement"] = tried
 
     def finish(folder: Path) -> None:
+        if prepared.tokenizer is not None:
+            write_vocabulary(prepared.tokenizer, folder)
         if tuned is None:
             write_atomically(folder / "coefficients.npz", _coefficients(prepared, adapted))
         write_reference(folder)
 
+    params = _as_stored(prepared, adapted)
     return export.write_model(
         output,
-        {"vision": _as_stored(prepared, adapted)},
+        params if prepared.network.family is TEXTS else {"vision": params},
         like=prepared.plan.pretrained,
         heads={task.name: head for task, head in zip(tasks, heads, strict=True)},
         classes={task.name: task.head.classes for task in tasks},

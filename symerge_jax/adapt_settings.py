@@ -35,8 +35,8 @@ class Settings(NamedTuple):
     Attributes:
         method: one of `METHODS` or `TUNED`.
         layer: the task-specific layer that learns; "classifier".
-        iterations: rounds over the tasks.
-        batch_size: images per task and round.
+        iterations: rounds over the tasks; of texts 1000 otherwise.
+        batch_size: inputs per task and round.
         learning_rate: Adam's; None for the method's default.
         initial_coefficient: None for 0.3 with up to 8 tasks, 0.1 with more.
         seed: of task order and batches.
@@ -56,6 +56,11 @@ def draws(name: str) -> bool:
     return "seed" in signature(MERGES[name].merge).parameters
 
 
+def is_entropy(method: str) -> bool:
+    """Whether a method minimises the entropy of predictions, which a regression has none of."""
+    return method.startswith("adamerging")
+
+
 def without_part(method: str, keys: Iterable[str]) -> list[str]:
     """Returns those keys of [adapt] that change nothing, which most do where nothing is trained."""
     if method not in TUNED:
@@ -64,13 +69,18 @@ def without_part(method: str, keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key not in used]
 
 
-def settings_of(file: TasksFile) -> Settings:
+def settings_of(file: TasksFile, *, texts: bool = False) -> Settings:
     """Returns the settings of a tasks.toml over the defaults.
+
+    Args:
+        file: the tasks.toml.
+        texts: whether its inputs are texts, which learn longer and in smaller steps (the paper's
+            appendix B).
 
     Raises:
         BadInput: a method, layer or number that cannot be.
     """
-    settings = Settings()._replace(**file.adapt)
+    settings = Settings(iterations=1000 if texts else 500)._replace(**file.adapt)
     settings = settings._replace(method=settings.method.replace("-", "_"))
     if settings.method not in (*METHODS, *TUNED):
         known = ", ".join((*METHODS, *TUNED))
@@ -88,8 +98,10 @@ def settings_of(file: TasksFile) -> Settings:
     if start is not None and not np.isfinite(start):
         raise _unusable(file, "initial_coefficient", "a finite number", start)
     if settings.learning_rate is None:
-        slow = settings.method.startswith("adamerging") or settings.method == "symerge_coefficients"
-        settings = settings._replace(learning_rate=1e-3 if slow else 1e-2)
+        usual = 5e-4 if texts else 1e-2
+        if is_entropy(settings.method) or (settings.method == "symerge_coefficients" and not texts):
+            usual = 1e-3
+        settings = settings._replace(learning_rate=usual)
     if settings.initial_coefficient is None:
         few = len(file.tasks) <= 8
         settings = settings._replace(initial_coefficient=0.3 if few else 0.1)
@@ -109,5 +121,5 @@ def steps_of(settings: Settings, tasks: int) -> int:
 
 
 def batch_size_of(settings: Settings) -> int:
-    """Returns the images per mini-batch, of which joint methods take two per task and round."""
+    """Returns the inputs per mini-batch, of which joint methods take two per task and round."""
     return max(1, settings.batch_size // 2) if settings.method in JOINT else settings.batch_size

@@ -1,6 +1,7 @@
 """Reads the images of a task for a head: where they lie, and labels that count the head's rows.
 
 Shared by adaptation and evaluation, so that both give the same accuracy for the same images.
+`text_inputs` is its counterpart for texts.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from symerge_jax.checkpoints.heads import StoredHead
 from symerge_jax.data.images import read_images
 from symerge_jax.data.meta import read_meta
 from symerge_jax.errors import BadInput
+from symerge_jax.networks import AnyHead, outputs_of
 
 
 def read_inputs(
-    path: Path, head: StoredHead, *, size: int, limit: int | None = None
+    path: Path, head: AnyHead, *, size: int, limit: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns images uint8 [n, size, size, 3] and, where they are known, labels int [n].
 
@@ -37,7 +38,7 @@ def read_inputs(
     path = find_inputs(path)
     images, labels, classes = read_images(path, size=size, classes=_classes(path))
     if labels is not None:
-        labels = _rows_of(head, labels, classes, path)[:limit]
+        labels = rows_of(head, labels, classes, path)[:limit]
     return images[:limit], labels
 
 
@@ -73,15 +74,21 @@ def _class_folders(split: Path) -> set[str]:
     }
 
 
-def _rows_of(
-    head: StoredHead, labels: np.ndarray, classes: tuple[str, ...] | None, where: Path
+def rows_of(
+    head: AnyHead, labels: np.ndarray, classes: tuple[str, ...] | None, where: Path
 ) -> np.ndarray:
     """Returns labels as rows of the head.
+
+    Args:
+        head: that the labels are for.
+        labels: int [n].
+        classes: their names in label order, if they have any.
+        where: they come from.
 
     Raises:
         BadInput: the head has another number of classes, and not all of these by name.
     """
-    count = len(head.head["weight"])
+    count = outputs_of(head.head)
     if classes is not None and head.classes is not None and set(classes) <= set(head.classes):
         return np.array([head.classes.index(name) for name in classes], labels.dtype)[labels]
     if classes is not None and len(classes) != count:

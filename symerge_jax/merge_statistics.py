@@ -1,7 +1,7 @@
 """Statistics in files, as a merge of checkpoints takes them: by tensor name, one at a time.
 
-A file of `symerge moments` holds the statistics of one expert under the paths of our image tower.
-Here they get the names and the layout of the checkpoints that are merged: a Gram matrix
+A file of `symerge moments` holds the statistics of one expert under the paths of our image tower or
+encoder. Here they get the names and the layout of the checkpoints that are merged: a Gram matrix
 [in, in] is the same in any layout, a Fisher diagonal has the axes of its weight.
 """
 
@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from symerge_jax.checkpoints.clip import source_rules
 from symerge_jax.checkpoints.clip_layouts import Rule
-from symerge_jax.checkpoints.open import load_clip
 from symerge_jax.checkpoints.source import Checkpoint, joined, open_safetensors
 from symerge_jax.errors import BadInput
 from symerge_jax.merge import METHODS
 from symerge_jax.merge_plan import Leaf, Plan
+from symerge_jax.networks import load_network, tensor_rules
 from symerge_jax.second_moments import Moment, check_format, check_model
 
 
@@ -61,7 +60,7 @@ def absent(name: str) -> BadInput:
     kind = kind_of(name)
     more = " --kind fisher --head HEAD" if kind == "fisher" else ""
     return BadInput(
-        f"--moments: {name} takes statistics of each expert on unlabelled images, one file per "
+        f"--moments: {name} takes statistics of each expert on unlabelled inputs, one file per "
         f"expert; make each with `symerge moments EXPERT --inputs FOLDER --output FILE{more}`"
     )
 
@@ -111,7 +110,8 @@ class Statistics(Mapping[str, Any]):
         if found is None and self.kind == "fisher":
             raise BadInput(
                 f"{self.files[0].path}: has no statistics of tensor {leaf.source}, which an expert "
-                "changed; they are made for image towers, so merge experts that kept all else"
+                "changed; they are made for image towers and encoders of texts, so merge experts "
+                "that kept all else"
             )
         return found
 
@@ -135,7 +135,7 @@ class Statistics(Mapping[str, Any]):
 
 
 def read_statistics(plan: Plan, name: str, files: Sequence[str | Path | Checkpoint]) -> Statistics:
-    """Matches files with the experts, whose image towers are read for it one after the other.
+    """Matches files with the experts, whose weights are read for it one after the other.
 
     Args:
         plan: of the merge.
@@ -151,10 +151,10 @@ def read_statistics(plan: Plan, name: str, files: Sequence[str | Path | Checkpoi
         for file in files
     ]
     check_files(plan, name, opened)
-    layout = "hugging_face" if plan.layout == "hugging_face" else "open_clip"
     rules: dict[str, Rule] = {}
     for expert, file in zip(plan.experts, opened, strict=True):
-        tower = load_clip(expert).params["vision"]
+        network = load_network(expert)
+        tower = dict(network.params)
         check_model(file.path, file.metadata, tower)
         _check_shapes(file, flatten_dict(tower, sep="/"))
         if set(file.where) != set(opened[0].where):
@@ -165,7 +165,7 @@ def read_statistics(plan: Plan, name: str, files: Sequence[str | Path | Checkpoi
             )
         rules = rules or {
             rule.source: rule
-            for rule in source_rules(tower, layout)
+            for rule in tensor_rules(network)
             if any(f"{rule.path}:{part}" in file.where for part in ("mean", "diagonal"))
         }
     return Statistics(opened, kind_of(name), rules)

@@ -46,7 +46,12 @@ class Moment(NamedTuple):
 
 
 def gram_matrices(
-    apply: Apply, params: Params, batches: Iterable[Any], *, patches: Sequence[str] = ()
+    apply: Apply,
+    params: Params,
+    batches: Iterable[Any],
+    *,
+    patches: Sequence[str] = (),
+    counts: Callable[[Any], Array] | None = None,
 ) -> Any:
     """Returns the second moments of the inputs of linear and normalisation layers.
 
@@ -62,6 +67,8 @@ def gram_matrices(
         patches: paths of kernels [height, width, channels, out] that multiply the patches of the
             inputs themselves, images [batch, H, W, channels] cut without overlap. Their `in` runs
             over (channel, row, column).
+        counts: inputs → which rows that enter a layer count, bool [batch, position], such as those
+            that are no padding; each layer must take one row per position. None for all.
 
     Returns:
         A pytree like `params` with a `Moment` in place of each covered leaf, None elsewhere.
@@ -77,7 +84,8 @@ def gram_matrices(
     @jax.jit
     def sums(params: Params, inputs: Any) -> dict[str, Moment]:
         found: dict[str, Moment] = {path: _gram_of_patches(inputs, known[path]) for path in patches}
-        with linen.intercept_methods(_Watch(found)):
+        counting = None if counts is None else counts(inputs).reshape(-1)
+        with linen.intercept_methods(_Watch(found, counting)):
             apply(params, inputs)
         return found
 
@@ -94,15 +102,15 @@ def gram_matrices(
     if total is None:
         raise BadInput("gram_matrices: expected at least one batch of inputs, got none")
     means = {path: Moment(_over(m.mean, m.rows), m.rows) for path, m in total.items()}
-    check_finite(means, "the inputs of {} are not finite; check the images and the expert")
+    check_finite(means, "the inputs of {} are not finite; check the inputs and the expert")
     return _like(params, means)
 
 
 class _Watch:
     """Called around each method of a module; adds up the moments of what enters its layers."""
 
-    def __init__(self, found: dict[str, Moment]) -> None:
-        self._found, self._busy = found, False
+    def __init__(self, found: dict[str, Moment], counting: Array | None = None) -> None:
+        self._found, self._counting, self._busy = found, counting, False
 
     def __call__(
         self,
@@ -119,7 +127,7 @@ class _Watch:
         own = module.variables.get("params", {})
         kernel, scale = own.get("kernel"), own.get("scale")
         if kernel is not None and kernel.ndim == 2:
-            self._add((*module.path, "kernel"), _gram(args[0]))
+            self._add((*module.path, "kernel"), _gram(args[0], self._counting))
         elif scale is not None and scale.ndim == 1:
             # With scale 1 and shift 0 the module itself gives what its scale multiplies.
             plain = {name: jnp.full_like(leaf, name == "scale") for name, leaf in own.items()}
@@ -127,7 +135,7 @@ class _Watch:
             variables = {**module.variables, "params": plain}
             x = cast(Array, module.clone(parent=None).apply(variables, *args, **kwargs))
             self._busy = False
-            self._add((*module.path, "scale"), _squares(x))
+            self._add((*module.path, "scale"), _squares(x, self._counting))
 
     def _add(self, path: tuple[str, ...], moment: Moment) -> None:
         name = "/".join(path)
@@ -135,15 +143,24 @@ class _Watch:
         self._found[name] = moment if earlier is None else _plus(earlier, moment)
 
 
-def _gram(x: Float[Array, ...]) -> Moment:
-    rows = x.reshape(-1, x.shape[-1]).astype(trees.wide(x.dtype))
-    total = jnp.matmul(rows.T, rows, precision="highest")
-    return Moment(total, jnp.asarray(rows.shape[0], jnp.float32))
+def _gram(x: Float[Array, ...], counting: Array | None = None) -> Moment:
+    rows, count = _counted(x, counting)
+    return Moment(jnp.matmul(rows.T, rows, precision="highest"), count)
 
 
-def _squares(x: Float[Array, ...]) -> Moment:
+def _squares(x: Float[Array, ...], counting: Array | None = None) -> Moment:
+    rows, count = _counted(x, counting)
+    return Moment(jnp.square(rows).sum(axis=0), count)
+
+
+def _counted(x: Float[Array, ...], counting: Array | None) -> tuple[Array, Array]:
+    """Returns rows [n, d] of x, zeros for those that do not count, and how many do."""
     rows = x.reshape(-1, x.shape[-1]).astype(trees.wide(x.dtype))
-    return Moment(jnp.square(rows).sum(axis=0), jnp.asarray(rows.shape[0], jnp.float32))
+    if counting is None:
+        return rows, jnp.asarray(rows.shape[0], jnp.float32)
+    assert counting.shape == rows.shape[:1], (counting.shape, rows.shape)
+    kept = jnp.where(counting[:, None], rows, jnp.zeros_like(rows))
+    return kept, counting.sum(dtype=jnp.float32)
 
 
 def _gram_of_patches(images: Float[Array, "batch H W channels"], kernel: Array) -> Moment:
@@ -231,7 +248,7 @@ def fisher_diagonal(
         raise BadInput("fisher_diagonal: expected at least one batch of inputs, got none")
     means = jax.tree.map(lambda x: x / count, total)
     found = dict(zip(trees.paths(means), jax.tree.leaves(means), strict=True))
-    check_finite(found, "the gradients of {} are not finite; check the images and the expert")
+    check_finite(found, "the gradients of {} are not finite; check the inputs and the expert")
     return means
 
 

@@ -120,7 +120,7 @@ def test_the_model_scores_what_the_card_says(capsys, tiny, adapted, layout):
         printed = {row[0]: row[1] for row in rows}
         assert printed == {task: f"{value:.2f}" for task, value in accuracies(out).items()}
         for folder in folders:  # all digits
-            found = score_task(Evaluation(out, (folder,)), folder)[0]
+            found = score_task(Evaluation(out, (folder,)), folder).metrics["accuracy"]
             assert found == pytest.approx(accuracies(out)[folder.name], abs=1e-9)
 
 
@@ -212,9 +212,9 @@ def test_scores_are_those_of_the_stored_precision(monkeypatch, tmp_path, tiny, a
     rounded(tiny.base["open_clip"], tmp_path / "base")
     seen = []
 
-    def recording(config, params, *rest):
+    def recording(network, params, *rest):
         seen.append(params)
-        return logits_on(config, params, *rest)
+        return logits_on(network, params, *rest)
 
     logits_on = adapt_files.logits_on
     monkeypatch.setattr(adapt_files, "logits_on", recording)
@@ -224,7 +224,7 @@ def test_scores_are_those_of_the_stored_precision(monkeypatch, tmp_path, tiny, a
         np.testing.assert_array_equal(leaf, leaf.astype(ml_dtypes.bfloat16).astype(np.float32))
     assert open_checkpoint(out).tensors["visual.proj"].dtype == ml_dtypes.bfloat16
     for task in TASKS:
-        found = score_task(Evaluation(out, ()), tiny.folder / "packs" / task)[0]
+        found = score_task(Evaluation(out, ()), tiny.folder / "packs" / task).metrics["accuracy"]
         assert found == pytest.approx(accuracies(out)[task], abs=1e-9)
 
 
@@ -305,7 +305,7 @@ def test_meta_says_what_the_labels_of_a_pack_mean(tmp_path, tiny, adapt, adapted
     assert_same_result(out, adapted())
     assert accuracies(out) == accuracies(adapted())
     assert symerge("evaluate", out, "--task", tmp_path / "fruit") == 0
-    found = score_task(Evaluation(out, ()), tmp_path / "fruit")[0]
+    found = score_task(Evaluation(out, ()), tmp_path / "fruit").metrics["accuracy"]
     assert found == pytest.approx(accuracies(out)["fruit"], abs=1e-9)
 
 
@@ -500,6 +500,8 @@ def test_real_images(tmp_path):
         assert card(tmp_path / "out")["scores"][name]["expert_accuracy"] > 45
         assert accuracies(tmp_path / "out")[name] > 25
         settings = Evaluation(tmp_path / "out", (), limit=200)
-        found, _, count = score_task(settings, PACKS / name)
-        assert count == 200
-        assert found == pytest.approx(accuracies(tmp_path / "out")[name], abs=1e-9)
+        found = score_task(settings, PACKS / name)
+        assert found.count == 200
+        assert found.metrics["accuracy"] == pytest.approx(
+            accuracies(tmp_path / "out")[name], abs=1e-9
+        )

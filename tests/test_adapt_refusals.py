@@ -113,6 +113,13 @@ def test_an_expert_in_place_of_a_head(refusal, tiny):
     assert f"{path}: expected a head with the tensors weight and bias" in says
 
 
+def test_an_image_task_without_a_head(refusal, tmp_path):
+    says = refusal(change={"fruit": {"head": None}})
+    assert (
+        f"{tmp_path / 'tasks.toml'}: [[task]] fruit needs either head, a file, or classes" in says
+    )
+
+
 def test_class_names_without_a_text_tower(refusal, tiny):
     says = refusal(change={"fruit": zero_shot("fruit")})
     assert f"task fruit: {tiny.base['open_clip']}: has no text tower, which a head from" in says

@@ -214,4 +214,4 @@ def test_a_head_for_other_features(refusal, tiny, model, tmp_path):
     head = {"weight": np.ones((3, 48), np.float32), "bias": np.zeros(3, np.float32)}
     safetensors.numpy.save_file(head, path)
     says = refusal(model, "--task", tiny.folder / "packs" / "fruit", "--head", path)
-    assert f"{path}: takes features of width 48, but {model} gives 24" in says
+    assert f"{path}: the head takes features of width 48, but {model} gives 24" in says

@@ -99,6 +99,18 @@ def test_adapt_may_be_absent(file):
     assert read_tasks_file(file(text)).adapt == {}
 
 
+def test_a_vocabulary_lies_relative_to_the_file(file, tmp_path):
+    assert read_tasks_file(file()).vocabulary is None
+    changed = file(WHOLE, ('pretrained = "base"', 'pretrained = "base"\nvocabulary = "words"'))
+    assert read_tasks_file(changed).vocabulary == tmp_path / "words"
+
+
+def test_a_head_may_be_left_out(file):
+    """It is the expert's own classifier then, if the expert has one."""
+    found = read_tasks_file(file(WHOLE, ('head = "heads/eurosat.safetensors"', ""))).tasks[0]
+    assert (found.head, found.classes, found.templates) == (None, None, None)
+
+
 def test_a_byte_order_mark_is_no_part_of_the_file(file):
     assert read_tasks_file(file("\ufeff" + WHOLE)) == read_tasks_file(file())
 
@@ -134,6 +146,11 @@ def test_an_unknown_key_names_the_nearest(file, old, new, says):
         ("learning_rate = 0.02", "learning_rate = false", "learning_rate must be float or int"),
         ('method = "symerge"', "method = 1", "[adapt] method must be str, got 1"),
         ('pretrained = "base"', "pretrained = 3", "[model] needs pretrained, a text; found 3"),
+        (
+            'pretrained = "base"',
+            'pretrained = "b"\nvocabulary = 1',
+            "[model] needs vocabulary, a text",
+        ),
         ('pretrained = "base"', 'pretrained = ""', "[model] needs pretrained, a text; found ''"),
         ('name = "pets"', "name = 4", "[[task]] 2 needs name, a text; found 4"),
         ('"/elsewhere/pets.pt"', "['a']", "[[task]] pets needs expert, a text; found ['a']"),
@@ -156,12 +173,7 @@ def test_a_value_of_another_type(file, old, new, says):
         ('name = "pets"', "", "[[task]] 2 needs name, a text; found nothing"),
         ('expert = "experts/eurosat"', "", "[[task]] eurosat needs expert"),
         ('inputs = "images/eurosat/test"', "", "[[task]] eurosat needs inputs"),
-        (
-            'head = "heads/eurosat.safetensors"',
-            "",
-            "eurosat needs either head, a file, or classes (with templates)",
-        ),
-        ('classes = ["cat", "dog"]', "", "pets needs either head"),
+        ('classes = ["cat", "dog"]', "", "pets lacks classes"),
         ('templates = ["a photo of a {}.", "my {}"]', "", "pets lacks templates"),
         (
             'classes = ["cat", "dog"]',

@@ -12,11 +12,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import shutil
 import sys
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,16 +24,20 @@ import safetensors.numpy
 
 from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.checkpoints.layout import LayoutName, Names, names_of
+from symerge_jax.checkpoints.places import CARD, new_folder
+from symerge_jax.checkpoints.places import check_output as check_output
+from symerge_jax.checkpoints.places import new_file as new_file
 from symerge_jax.checkpoints.safetensors_writer import SafetensorsWriter
 from symerge_jax.checkpoints.source import Checkpoint, TensorInfo
 from symerge_jax.errors import BadInput
-from symerge_jax.files import explained, make_folder, write_atomically
+from symerge_jax.files import write_atomically
+from symerge_jax.models.resnet_config import ResNetConfig
 from symerge_jax.models.roberta_config import RobertaConfig
 
 if TYPE_CHECKING:
+    from symerge_jax.checkpoints.decoders import Decoder
     from symerge_jax.models.clip_config import VisionConfig
 
-CARD = "merge_card.json"
 REFERENCE = "reference.npz"
 FORMAT = 1
 # What belongs to a model beside its weights and is copied as it is.
@@ -53,93 +54,18 @@ COMPANIONS = (
 Head = Mapping[str, Any]
 
 
-@contextlib.contextmanager
-def new_folder(output: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Gives a temporary folder beside `output` that takes its name when the block ends well.
-
-    Args:
-        output: the folder to make.
-        overwrite: whether a model that is there already may be replaced.
-
-    Raises:
-        BadInput: something is there already, or the place cannot be written.
-    """
-    output = Path(output).resolve()  # a link keeps pointing where it did
-    check_output(output, overwrite=overwrite)
-    make_folder(output.parent)
-    temporary = make_folder(output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        check_output(output, overwrite=overwrite)
-        _put(temporary, output)
-    except OSError as error:
-        raise BadInput(explained(output, error)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already after the rename
-
-
-def _put(folder: Path, output: Path) -> None:
-    """Renames a folder to `output`; what is there goes only when that has succeeded."""
-    if not output.exists():
-        os.rename(folder, output)
-        return
-    old = output.parent / f".{output.name}.{uuid.uuid4().hex}.old"
-    os.rename(output, old)
-    try:
-        os.rename(folder, output)
-    except BaseException:
-        os.rename(old, output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def new_file(output: str | Path) -> Iterator[Path]:
-    """Gives a temporary name beside `output` for a file that takes its place when all went well.
-
-    Raises:
-        BadInput: the place cannot be written.
-    """
-    output = Path(output).absolute()
-    make_folder(output.parent)
-    temporary = output.parent / f".{output.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, output)
-    except OSError as error:
-        raise BadInput(explained(output, error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_output(output: str | Path, *, overwrite: bool) -> None:
-    """Raises `BadInput` if a model may not be written there; call it before any work."""
-    output = Path(output).absolute()
-    blocking = next((p for p in output.parents if p.exists() and not p.is_dir()), None)
-    if blocking is not None:
-        raise BadInput(f"{output}: cannot be written, because {blocking} is a file")
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        raise BadInput(f"{output}: is there already; choose another name or add --overwrite")
-    if not (output.is_dir() and (output / CARD).exists()):
-        raise BadInput(
-            f"{output}: --overwrite replaces only models with a {CARD}; remove it yourself"
-        )
-
-
 def write_model(
     output: str | Path,
     params: Mapping[str, Any],
     *,
-    like: Checkpoint | VisionConfig | RobertaConfig,
-    heads: Mapping[str, Head] | None = None,
+    like: Checkpoint | VisionConfig | RobertaConfig | ResNetConfig,
+    heads: Mapping[str, Head | Decoder] | None = None,
     classes: Mapping[str, Sequence[str] | None] | None = None,
     card: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     finish: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Writes a CLIP model or a RoBERTa in the layout of the checkpoint it comes from.
+    """Writes a CLIP model, a RoBERTa or a ResNet in the layout of the checkpoint it comes from.
 
     Tensors that `params` does not hold (a text tower, buffers) are copied from that checkpoint, and
     every tensor keeps its dtype there.
@@ -147,11 +73,12 @@ def write_model(
     Args:
         output: the folder to make.
         params: {'vision': tower}, with 'text' and 'logit_scale' where they changed; or the tower;
-            or the encoder.
+            or the encoder; or a trunk's {'params', 'batch_stats'}.
         like: the checkpoint whose names, dtypes and configuration the model has. For an image tower
             that comes from none, its sizes: open_clip's layout, or Hugging Face's for separate
-            query, key and value. Likewise for an encoder.
-        heads: task → {'weight', 'bias'}, or a text head (`models.roberta.classify`).
+            query, key and value. Likewise for an encoder or a trunk.
+        heads: task → {'weight', 'bias'}, or a text head (`models.roberta.classify`), or a
+            `checkpoints.decoders.Decoder`.
         classes: task → class names.
         card: what `merge_card.json` says beside versions and hashes.
         overwrite: replace a model that is there already.
@@ -172,6 +99,10 @@ def write_model(
             from symerge_jax.checkpoints.roberta_export import save_roberta
 
             save_roberta(folder, params, like)
+        elif isinstance(like, ResNetConfig):
+            from symerge_jax.checkpoints.resnet_export import save_resnet
+
+            save_resnet(folder, params, like)
         else:
             layout = "open_clip" if like.fused_qkv else "hugging_face"
             write_tensors(folder / weights_name(layout), tensors_of(params, layout))
@@ -190,6 +121,10 @@ def tensors_of(params: Mapping[str, Any], layout: LayoutName) -> dict[str, np.nd
         from symerge_jax.checkpoints import roberta
 
         return roberta.to_hugging_face(dict(params))
+    if layout == "resnet":
+        from symerge_jax.checkpoints import resnet
+
+        return resnet.to_torchvision(dict(params), counts={})
     from symerge_jax.checkpoints.clip import to_hugging_face, to_open_clip
 
     write = to_hugging_face if layout == "hugging_face" else to_open_clip
@@ -240,10 +175,12 @@ def output_tensors(start: Checkpoint, names: Names) -> dict[str, tuple[str, Tens
     """Returns name in a checkpoint's file → name and info in an export.
 
     They are the same, but for the wrapper's prefix `model.` of open_clip's image encoders. Of a
-    RoBERTa only the encoder is exported, under its common names.
+    RoBERTa only the encoder is exported, of a ResNet the trunk, under their common names.
     """
-    if names.layout == "roberta":
-        return {source: (name, start.tensors[source]) for name, source in names.source.items()}
+    if names.layout in ("roberta", "resnet"):
+        own = {source: name for name, source in names.source.items()}
+        own |= {source: source.removeprefix(names.prefix) for source in names.aside}
+        return {source: (name, start.tensors[source]) for source, name in own.items()}
     strip = names.prefix if names.layout == "open_clip" else ""
     return {name: (name.removeprefix(strip), start.tensors[name]) for name in start.where}
 
@@ -253,8 +190,11 @@ def weights_name(layout: LayoutName) -> str:
     return "open_clip_model.safetensors" if layout == "open_clip" else "model.safetensors"
 
 
-def write_description(start: Checkpoint, folder: Path) -> None:
-    """Writes the configuration of a model, and copies what else lies beside its weights."""
+def write_description(start: Checkpoint, folder: Path, others: Sequence[Checkpoint] = ()) -> None:
+    """Writes the configuration of a model, and copies what else lies beside its weights.
+
+    Models of the same network, `others`, may state what `start` does not.
+    """
     from symerge_jax.checkpoints.open import load_clip
 
     layout = names_of(start).layout
@@ -263,6 +203,10 @@ def write_description(start: Checkpoint, folder: Path) -> None:
         from symerge_jax.checkpoints.roberta_export import write_encoder_config
 
         write_encoder_config(start, folder)
+    elif layout == "resnet":
+        from symerge_jax.checkpoints.resnet_export import write_trunk_config
+
+        write_trunk_config(start, folder, others)
     elif start.config is not None:
         name = "open_clip_config.json" if layout == "open_clip" else "config.json"
         write_json(folder / name, start.config)
@@ -283,8 +227,16 @@ def write_config(folder: Path, layout: LayoutName, vision: Any, text: Any) -> No
         write_json(folder / "config.json", hugging_face_config(vision, text))
 
 
-def write_head(folder: Path, name: str, head: Head, classes: Sequence[str] | None) -> None:
+def write_head(
+    folder: Path, name: str, head: Head | Decoder, classes: Sequence[str] | None
+) -> None:
     """Writes `heads/<name>.safetensors`: its tensors, and the class names in the metadata."""
+    if not isinstance(head, Mapping):
+        from symerge_jax.checkpoints.decoders import write_decoder
+
+        named = head if classes is None else head._replace(classes=tuple(classes))
+        write_decoder(folder, name, named)
+        return
     if "dense" in head:
         from symerge_jax.checkpoints.roberta_heads import write_text_head
 

@@ -3,7 +3,8 @@
 The same model comes as `vision_model.encoder…`, `encoder…` (recent transformers), `visual…` or
 `model.visual…`. A common name lets a pre-trained model and its experts be compared although they
 were saved by different classes: the image tower starts with `vision_model.` in the Hugging Face
-layout and with `visual.` in that of open_clip, the encoder of a RoBERTa with `roberta.`.
+layout and with `visual.` in that of open_clip, the encoder of a RoBERTa with `roberta.`, and the
+trunk of a ResNet has torchvision's names.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from symerge_jax.checkpoints import resnet_names
 from symerge_jax.checkpoints.clip_layouts import naming
 from symerge_jax.checkpoints.roberta_names import parts_of, prefix_of
 from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.errors import BadInput
 
-LayoutName = Literal["hugging_face", "open_clip", "roberta", "plain"]
+LayoutName = Literal["hugging_face", "open_clip", "roberta", "resnet", "plain"]
 
 # No parameters: position counters, the causal mask, OpenAI's size constants.
 ASIDE = ("position_ids", "attn_mask", "input_resolution", "context_length", "vocab_size")
@@ -43,15 +45,16 @@ class Names(NamedTuple):
     """How the tensors of a checkpoint are called.
 
     Attributes:
-        layout: 'hugging_face' or 'open_clip' for a CLIP, 'roberta'; 'plain' for a model of another
-            kind, whose names are common names as they are.
+        layout: 'hugging_face' or 'open_clip' for a CLIP, 'roberta', 'resnet'; 'plain' for a model
+            of another kind, whose names are common names as they are.
         prefix: what stands before the image tower's names in a Hugging Face checkpoint
-            ('vision_model.' or less), before every name in one of open_clip, and before the
-            encoder's names in a RoBERTa ('roberta.' or nothing).
+            ('vision_model.' or less), before every name in one of open_clip, before the encoder's
+            names in a RoBERTa ('roberta.' or nothing), and before the trunk's in a ResNet.
         source: common name → name in the file, in the file's order.
         aside: names in the file of buffers that are no parameters.
         left_out: names in the file of tensors that a model made from it does not have: of a
-            RoBERTa all but its encoder, such as classifier, pooler and language model.
+            RoBERTa all but its encoder, such as classifier, pooler and language model; of a ResNet
+            all but its trunk, such as classifier and decoders.
     """
 
     layout: LayoutName
@@ -68,7 +71,7 @@ def names_of(checkpoint: Checkpoint) -> Names:
         BadInput: two tensors would have the same common name, or it holds several image towers or
             encoders.
     """
-    if (found := _roberta(checkpoint)) is not None:
+    if (found := _roberta(checkpoint) or _resnet(checkpoint)) is not None:
         return found
     layout, prefix = _layout(checkpoint)
     source: dict[str, str] = {}
@@ -94,6 +97,17 @@ def _roberta(checkpoint: Checkpoint) -> Names | None:
     kept = set(encoder.values())
     left_out = tuple(name for name in checkpoint.where if name not in kept)
     return Names("roberta", prefix, encoder, (), left_out)
+
+
+def _resnet(checkpoint: Checkpoint) -> Names | None:
+    prefix = resnet_names.prefix_of({name: info.shape for name, info in checkpoint.tensors.items()})
+    if prefix is None:
+        return None
+    parts = resnet_names.parts_of(checkpoint.where, prefix)
+    aside = tuple(parts.counters.values())
+    kept = {*parts.trunk.values(), *aside}
+    left_out = tuple(name for name in checkpoint.where if name not in kept)
+    return Names("resnet", prefix, parts.trunk, aside, left_out)
 
 
 def _layout(checkpoint: Checkpoint) -> tuple[LayoutName, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -17,8 +19,8 @@ class Settings:
     """Merges experts and adapts the merge, with one layer per task, to unlabelled inputs.
 
     The file names the pre-trained model, and per task an expert, a head (or class names and
-    templates) and a folder or npz of images; `docs/checkpoints.md` shows one. Options here win over
-    the file's [adapt].
+    templates) and a folder or npz of images; of a RoBERTa a file of texts, and the head may be the
+    expert's own. `docs/checkpoints.md` shows both. Options here win over the file's [adapt].
     """
 
     tasks: tyro.conf.Positional[Path]
@@ -29,17 +31,18 @@ class Settings:
     """symerge, symerge_coefficients, symerge_head or an adamerging variant; or a training-free
     method, such as ties, whose scale is chosen by agreement with the experts; symerge otherwise."""
     iterations: int | None = None
-    """Rounds over the tasks; 500 otherwise."""
+    """Rounds over the tasks; 500 otherwise, 1000 for texts."""
     batch_size: int | None = None
-    """Images per task and round; 32 otherwise."""
+    """Inputs per task and round; 32 otherwise."""
     learning_rate: float | None = None
-    """Adam's learning rate; 0.01 otherwise (0.001 where only coefficients learn)."""
+    """Adam's learning rate; 0.01 otherwise (0.001 where only coefficients learn), 0.0005 for
+    texts."""
     initial_coefficient: float | None = None
     """λ at the start; 0.3 otherwise, 0.1 with more than 8 tasks."""
     seed: int | None = None
     """Seed of task order and batches; 0 otherwise."""
     limit: int | None = None
-    """Adapt on the first images of each task only."""
+    """Adapt on the first inputs of each task only."""
     overwrite: bool = False
     """Replace a model that is there already."""
 
@@ -75,6 +78,8 @@ def main(settings: Settings) -> None:
         say(f"{', '.join(idle)} in [adapt] has no part in {chosen.method}, which trains nothing")
     keep_own_programs()
     prepared = adapt_files.prepare(file, limit=settings.limit, report=say)
+    texts = prepared.tokenizer is not None
+    chosen = adapt_settings.settings_of(file, texts=texts)  # whose defaults are others
     if chosen.method in adapt_settings.TUNED:
         from symerge_jax.tune_files import merge_and_tune
 
@@ -101,7 +106,18 @@ def main(settings: Settings) -> None:
     print(settings.output.absolute())
 
 
-def report(scores: dict) -> None:
+# Field of a score → heading.
+_HEADINGS = {
+    "metric": "metric",
+    "agreement": "agrees with expert %",
+    "accuracy": "accuracy %",
+    "expert_accuracy": "expert's accuracy %",
+    "score": "score %",
+    "expert_score": "expert's score %",
+}
+
+
+def report(scores: Mapping[str, Any]) -> None:
     """Prints a row per task, in percent."""
     from rich.console import Console
     from rich.table import Table
@@ -109,8 +125,12 @@ def report(scores: dict) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("task")
-    for name in ("agrees with expert %", "accuracy %", "expert's accuracy %"):
-        table.add_column(name, justify="right")
+    for field in next(iter(scores.values()))._fields:
+        table.add_column(_HEADINGS[field], justify="right")
     for name, one in scores.items():
-        table.add_row(Text(name), *("–" if x is None else f"{x:.2f}" for x in one))
+        table.add_row(Text(name), *map(_cell, one))
     Console(stderr=True).print(table)
+
+
+def _cell(value: str | float | None) -> str:
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.2f}"

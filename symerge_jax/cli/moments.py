@@ -13,7 +13,7 @@ from symerge_jax.errors import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Makes the statistics of one expert on unlabelled images, for `symerge merge`.
+    """Makes the statistics of one expert on unlabelled images or texts, for `symerge merge`.
 
     lot and regmean take those of kind gram, fisher takes those of kind fisher. The file belongs to
     the expert's weights and can be used in any merge of it.
@@ -22,17 +22,21 @@ class Settings:
     expert: tyro.conf.Positional[str]
     """The fine-tuned model: file, folder, or owner/name[@revision]."""
     inputs: Path
-    """Images the expert was made for: a folder, an npz pack, or a task's folder (its train)."""
+    """Images the expert was made for: a folder, an npz pack, or a task's folder (its train); for a
+    RoBERTa texts, a file or a task's folder."""
     output: Path
     """File to write; its name ends with .safetensors."""
     kind: Literal["gram", "fisher"] = "gram"
     """What to work out: gram for lot and regmean, fisher for fisher."""
     head: Path | None = None
-    """The expert's head, a file; of kind fisher."""
+    """The expert's head, a file; of kind fisher. A RoBERTa has one in its weights."""
     pretrained: str | None = None
-    """The model it was fine-tuned from, for an expert that lacks a part such as its projection."""
+    """The model it was fine-tuned from, for an expert that lacks a part such as its projection or
+    its vocabulary."""
+    vocabulary: Path | None = None
+    """Folder with RoBERTa's vocabulary, where it lies beside neither of the two."""
     limit: int | None = None
-    """Images to draw at random, with seed 0; 64 for gram and 256 for fisher otherwise."""
+    """Inputs to draw at random, with seed 0; 64 for gram and 256 for fisher otherwise."""
     overwrite: bool = False
     """Replace a file that is there already."""
 
@@ -42,11 +46,6 @@ def main(settings: Settings) -> None:
     check_file(settings.output, overwrite=settings.overwrite)
     if settings.limit is not None and settings.limit < 1:
         raise BadInput(f"--limit must be at least 1, got {settings.limit}")
-    if settings.kind == "fisher" and settings.head is None:
-        raise BadInput(
-            "--head: statistics of kind fisher need the expert's head, as a file such as "
-            "heads/TASK.safetensors beside its weights"
-        )
     if settings.kind == "gram" and settings.head is not None:
         raise BadInput("--head is no option of kind gram; leave it out, or add --kind fisher")
 
@@ -62,6 +61,7 @@ def main(settings: Settings) -> None:
         kind=settings.kind,
         head=settings.head,
         pretrained=settings.pretrained,
+        vocabulary=settings.vocabulary,
         limit=settings.limit,
         report=say,
     )

@@ -2,6 +2,7 @@
 
     [model]
     pretrained = "clip-vit-base-patch32"     # file, folder, or owner/name[@revision] on the hub
+    vocabulary = "vocabulary"                # optional: its files lie beside the weights otherwise
     [adapt]                                  # optional, and so is every key in it
     method = "symerge"
     [[task]]
@@ -10,7 +11,8 @@
     head = "heads/eurosat.safetensors"       # or classes = [...] and templates = [...]
     inputs = "images/eurosat/test"           # folder, npz or text file
 
-Paths are relative to the file.
+Paths are relative to the file. With a RoBERTa `head` may be left out: the expert's own classifier
+is meant.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from symerge_jax.errors import BadInput
 
 
 class TaskEntry(NamedTuple):
-    """One [[task]]; either `head` or `classes` and `templates` are given."""
+    """One [[task]]; `head`, or `classes` and `templates`, or none of them is given."""
 
     name: str
     expert: str
@@ -42,6 +44,7 @@ class TasksFile(NamedTuple):
     pretrained: str
     adapt: dict[str, Any]
     tasks: tuple[TaskEntry, ...]
+    vocabulary: Path | None = None
 
 
 # key of [adapt] → what it must be.
@@ -73,7 +76,7 @@ def read_tasks_file(path: str | Path) -> TasksFile:
         raise BadInput(f"{path}: not a TOML file ({error})") from error
     _known(path, "the file", content, ("model", "adapt", "task"))
     model = _table(path, content, "model")
-    _known(path, "[model]", model, ("pretrained",))
+    _known(path, "[model]", model, ("pretrained", "vocabulary"))
     adapt = _table(path, content, "adapt", optional=True)
     _known(path, "[adapt]", adapt, ADAPT_KEYS)
     for key, value in adapt.items():
@@ -88,7 +91,10 @@ def read_tasks_file(path: str | Path) -> TasksFile:
     if len(set(names)) < len(names):
         raise BadInput(f"{path}: two [[task]] entries have the same name: {', '.join(names)}")
     pretrained = _text(path, "[model]", model, "pretrained")
-    return TasksFile(path, _place(path, pretrained), adapt, tasks)
+    vocabulary = None
+    if "vocabulary" in model:
+        vocabulary = path.parent / _text(path, "[model]", model, "vocabulary")
+    return TasksFile(path, _place(path, pretrained), adapt, tasks, vocabulary)
 
 
 def _task(path: Path, number: int, entry: Any) -> TaskEntry:
@@ -101,11 +107,8 @@ def _task(path: Path, number: int, entry: Any) -> TaskEntry:
         raise BadInput(f"{path}: {where} name must be usable as a file's name, got {name!r}")
     where = f"[[task]] {name}"
     classes, templates = (_texts(path, where, entry, key) for key in ("classes", "templates"))
-    if ("head" in entry) == (classes is not None):
-        raise BadInput(
-            f"{path}: {where} needs either head, a file, or classes (with templates), to make one "
-            "from the text tower"
-        )
+    if "head" in entry and classes is not None:
+        raise without_head(path, name)
     if (classes is None) != (templates is None):
         missing = "classes" if classes is None else "templates"
         raise BadInput(
@@ -120,6 +123,14 @@ def _task(path: Path, number: int, entry: Any) -> TaskEntry:
         head,
         classes,
         templates,
+    )
+
+
+def without_head(path: Path, task: str) -> BadInput:
+    """Returns what to raise where a task does not say once what its head is."""
+    return BadInput(
+        f"{path}: [[task]] {task} needs either head, a file, or classes (with templates), to make "
+        "one from the text tower"
     )
 
 

@@ -118,6 +118,25 @@ def read_text_task(
     return TextTask(name, columns[0], classes, train, validation, splits[0], labels.metric)
 
 
+def count_dev_texts(folder: str | Path, name: str, *, need_train: bool = False) -> tuple[Path, int]:
+    """Returns a task's dev file and how many examples it holds; nothing is encoded.
+
+    Args:
+        folder: where the tasks are.
+        name: the task's sub-folder, as for `read_text_task`.
+        need_train: whether there must be a train file too; it is not opened.
+
+    Raises:
+        BadInput: as `read_text_task`, as far as the dev file goes.
+    """
+    task = _task_folder(Path(folder), name)
+    path = _require_split(task, _DEV)
+    if need_train:
+        _require_split(task, _TRAIN)
+    table, _ = _read(path, rules_of(task.name))
+    return path, len(table.places)
+
+
 def read_texts(
     path: str | Path,
     tokenizer: RobertaTokenizer,
