@@ -34,6 +34,7 @@ from experiments.tables import signed
 TRAINING_FREE = (
     "task_arithmetic", "ties", "pcb", "lines", "consensus", "tsv_m", "iso_cts", "emr",
 )  # fmt: skip
+ONE_ENCODER = ("weight_average", "task_arithmetic", "ties", "magmax", "lines", "tsv_m", "iso_c")
 TEST_TIME = ("adamerging", "surgery", "wemoe", "probsurgery")
 SPECTRAL, SIMPLE = ("tsv_m", "iso_cts"), ("task_arithmetic", "ties", "pcb", "lines", "consensus")
 DISTANCES, DISTRIBUTIONS = ("l1", "smooth_l1", "l2", "cosine"), ("kl", "js", "ce", "entropy")

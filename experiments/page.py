@@ -9,7 +9,7 @@ from importlib.resources import files
 from itertools import groupby
 
 from experiments import records
-from experiments.claims import HELD, NOT_HELD, OPEN, SETTINGS, Verdict
+from experiments.claims import HELD, NOT_HELD, OPEN, SAME, SETTINGS, Verdict
 from experiments.markup import Html, element, joined, json_block, source_hash
 from experiments.page_record import boxed, fact_list, record_part
 from experiments.paper_numbers import ANALYSES, analysis
@@ -96,7 +96,7 @@ def by_experiment(found: Sequence[Found]) -> list[tuple[str, list[Found]]]:
 
     def key(one: Found) -> tuple[int, str, int]:
         name, setting = one.record["experiment"], one.record["setting"]
-        return _place(name, ANALYSES), name, _place(setting, SETTINGS)
+        return _place(name, ANALYSES), name, _place(SAME.get(setting, setting), SETTINGS)
 
     rows = sorted(found, key=key)
     return [(k, list(group)) for k, group in groupby(rows, lambda one: one.record["experiment"])]

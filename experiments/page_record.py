@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 
 from experiments import paper_numbers, records
-from experiments.claims import SETTINGS
+from experiments.claims import SAME, SETTINGS
 from experiments.labels import REFERENCES, method_label
 from experiments.markup import Html, element, joined, png_uri
 from experiments.record_files import Found, Picture
@@ -46,7 +46,8 @@ def record_part(one: Found, name: str) -> Html:
 
 def heading(record: Record) -> str:
     """Returns the setting, the model, the number of tasks: what tells records apart."""
-    name = SETTINGS[record["setting"]][0] if record["setting"] in SETTINGS else record["setting"]
+    setting = SAME.get(record["setting"], record["setting"])
+    name = SETTINGS[setting][0] if setting in SETTINGS else setting
     model = record["settings"].get("model")
     count = len(_tasks(record))
     parts = [name, *([str(model)] if model else []), *([f"{count} tasks"] if count else [])]

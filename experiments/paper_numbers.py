@@ -9,8 +9,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from experiments.records import Record
+from experiments.records import EXPERT, Record
 from experiments.tables import Means
+from experiments.tasks import glue
 
 # Table 1: mean accuracy over 8, 14 and 20 tasks; LOT as on the project page.
 _COUNTS = (8, 14, 20)
@@ -101,6 +102,7 @@ ANALYSES = {
     "sparsity": Analysis("Sparsity of the coefficients", "Figures F and G"),
     "tsne": Analysis("Features before and after entropy minimisation", "Figure D"),
     "disjoint": Analysis("Experts from different pre-trainings", "project page"),
+    "language": Analysis("Merging eight text tasks", "Table 3, Figure B"),
     "proposition": Analysis("The bound on a merged pair's loss", "Proposition 1"),
 }
 
@@ -110,7 +112,7 @@ class Beside(NamedTuple):
 
     Attributes:
         source: the table or figure, with model and number of tasks.
-        means: metric → method → mean over tasks.
+        means: metric → method → mean over tasks; of texts also task → method → score.
     """
 
     source: str
@@ -129,11 +131,13 @@ def beside(record: Record) -> Beside | None:
     For another model than the paper's, those of ViT-B/32 with the task count nearest to the record.
     """
     experiment = record["experiment"]
-    if experiment not in _MEANS:
+    if experiment not in (*_MEANS, "language"):
         return None
     given = record["settings"].get("model")
     large = given == "ViT-L-14" and experiment in _BOTH_MODELS
     model = "ViT-L-14" if large else "ViT-B-32"
+    if experiment == "language":
+        return Beside(f"{ANALYSES[experiment].source}: RoBERTa-base, GLUE's 8 tasks", _language())
     tasks = len({r["task"] for r in record["results"]})
     count = min(_COUNTS, key=lambda size: abs(size - tasks))
     if experiment not in _EVERY_COUNT:
@@ -181,6 +185,13 @@ def _curves(model: str, count: int) -> Means:
 def _sparsity(model: str, count: int) -> Means:
     rows = script("sparsity").PAPER[model].items()
     return {"accuracy": {method: pair[1] for method, pair in rows}}
+
+
+def _language() -> Means:
+    """Means under whichever metric a record's first task has, and two methods on each task."""
+    metrics = ("matthews", "accuracy", "pearson_spearman")
+    each = {one.name: {EXPERT: one.individual, "symerge": one.symerge[0]} for one in glue.TASKS}
+    return {**dict.fromkeys(metrics, glue.MEANS), **each}
 
 
 # Experiment → the paper's means for a model and a number of tasks.

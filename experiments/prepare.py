@@ -3,11 +3,12 @@
     python -m experiments.prepare vision --checkpoints DIR --data DIR
     python -m experiments.prepare vision --checkpoints DIR --source tint --tasks eurosat svhn
     python -m experiments.prepare vision --data DIR --check          never uses the network
+    python -m experiments.prepare language --checkpoints DIR --data DIR
 
 What is there already is not fetched again. Files of the Hugging Face hub are pinned to a commit and
 entered with their sha256 in DIR/sources.json. At the end everything is checked: the files, their
-hashes, and the numbers of classes and images of each data set. If anything is missing or differs,
-a table says what goes where and where it is to be had, and the exit code is 1.
+hashes, and the numbers of classes and images (or of texts) of each data set. If anything is missing
+or differs, a table says what goes where and where it is to be had, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Literal, NamedTuple
 
 import tyro
 
+from experiments import prepare_language
 from experiments.fetch import Listing, Unreachable, changed, fetch, look, read_sources
 from experiments.prepare_needs import (
     MODELS,
@@ -40,10 +42,10 @@ from symerge_jax.errors import BadInput
 class Settings:
     """Fetches checkpoints and data sets of an experiment, or says which file belongs where."""
 
-    experiment: tyro.conf.Positional[Literal["vision"]]
+    experiment: tyro.conf.Positional[Literal["vision", "language"]]
     """What to prepare for."""
-    model: str = "ViT-B-32"
-    """Name of the model: ViT-B-32, ViT-B-16 or ViT-L-14."""
+    model: str | None = None
+    """Name of the model: ViT-B-32 (the default), ViT-B-16 or ViT-L-14; roberta-base for texts."""
     tasks: tuple[str, ...] | None = None
     """Names of the tasks; the first TASK_COUNT of the benchmark otherwise."""
     task_count: Literal[8, 14, 20] = 8
@@ -72,6 +74,8 @@ class Plan(NamedTuple):
 
 def main(settings: Settings) -> int:
     """Prepares, checks and reports; returns 1 if anything is missing or differs."""
+    if settings.experiment == "language":
+        return language(settings)
     plan = check_settings(settings)
     needs: list[tuple[Path, Need]] = []
     if settings.checkpoints is not None:
@@ -93,14 +97,49 @@ def main(settings: Settings) -> int:
     ]
     if settings.data is not None:
         missing += check_data(settings.data, plan.rows)
+    bases = [place(root, need) for root, need in needs if need.is_checkpoint]
+    return report(settings, missing, next(filter(None, bases), None))
+
+
+def language(settings: Settings) -> int:
+    """Prepares, checks and reports what `experiments.language` needs."""
+    check_places(settings)
+    if settings.model not in (None, "roberta-base"):
+        raise BadInput(f"--model {settings.model}: only roberta-base has public experts of GLUE")
+    tasks, revisions = prepare_language.chosen(settings.tasks), revisions_of(settings)
+    needs: list[tuple[Path, Need]] = []
+    models = [] if settings.checkpoints is None else prepare_language.checkpoint_needs(tasks)
+    if settings.checkpoints is not None:
+        needs += [(settings.checkpoints, need) for need in models]
+    if settings.data is not None:
+        needs += [
+            (settings.data, need) for need in prepare_language.data_needs(settings.data, tasks)
+        ]
+    if settings.dry_run:
+        return describe(needs)
+    if not settings.check:
+        fetch_all(needs, revisions)
+    missing: list[Missing] = []
+    if settings.checkpoints is not None:
+        root = settings.checkpoints
+        missing += [
+            Missing(need.what, str(root / need.shown), need.origin)
+            for need in models if place(root, need) is None
+        ] or prepare_language.check_layout(root, tasks)  # fmt: skip
+    if settings.data is not None:
+        missing += prepare_language.check_data(settings.data, tasks)
+    return report(settings, missing, settings.checkpoints)
+
+
+def report(settings: Settings, missing: list[Missing], base: Path | None) -> int:
+    """Says what is missing or changed, or with which options the experiment runs."""
     for root in {root for root in (settings.checkpoints, settings.data) if root is not None}:
         if settings.check and root.is_dir():
             missing += [Missing("changed", str(root / name), why) for name, why in changed(root)]
     if missing:
         print_table(missing)
         return 1
-    bases = {str(place(root, need)) for root, need in needs if need.is_checkpoint}
-    words = [f"--checkpoints {base}" for base in sorted(bases)]
+    words = [] if base is None else [f"--checkpoints {base}"]
     words += [f"--data {settings.data}"] if settings.data is not None else []
     print(f"everything is there: {' '.join(words)}")
     return DONE
@@ -112,26 +151,36 @@ def check_settings(settings: Settings) -> Plan:
     Raises:
         BadInput: an unknown model or task, no folder, or a malformed revision.
     """
-    if settings.checkpoints is None and settings.data is None:
-        raise BadInput("nothing to prepare: give --checkpoints DIR, --data DIR or both")
-    for name in ("checkpoints", "data"):
-        folder = getattr(settings, name)
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise BadInput(f"--{name} {folder}: expected a folder, found a file")
-    model = settings.model.replace("/", "-")
+    check_places(settings)
+    model = (settings.model or "ViT-B-32").replace("/", "-")
     if model not in MODELS:
         raise BadInput(
             f"unknown model {settings.model!r}{nearest(model, MODELS)}; known: {', '.join(MODELS)}"
         )
     names = settings.tasks or ORDER20[: settings.task_count]
     rows = tuple(dict.fromkeys(clip_set(name) for name in names))
+    return Plan(model, rows, revisions_of(settings))
+
+
+def check_places(settings: Settings) -> None:
+    """Raises `BadInput` where no folder is given, or a file stands in its place."""
+    if settings.checkpoints is None and settings.data is None:
+        raise BadInput("nothing to prepare: give --checkpoints DIR, --data DIR or both")
+    for name in ("checkpoints", "data"):
+        folder = getattr(settings, name)
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise BadInput(f"--{name} {folder}: expected a folder, found a file")
+
+
+def revisions_of(settings: Settings) -> dict[str, str]:
+    """Returns repository → the commit that was asked for."""
     revisions = {}
     for text in settings.revision:
         repository, equals, commit = text.partition("=")
         if not equals or repository.count("/") != 1 or not commit:
             raise BadInput(f"--revision {text}: expected OWNER/NAME=COMMIT")
         revisions[repository] = commit
-    return Plan(model, rows, revisions)
+    return revisions
 
 
 # --- fetching -----------------------------------------------------------------------------------

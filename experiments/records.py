@@ -302,7 +302,10 @@ def _metric_summary(metric: str, by_seed: Mapping[int, Sequence[Result]]) -> dic
 
 
 def _ratio(result: Result, expert: Mapping[tuple[int, str, str], float | None]) -> float | None:
-    """A result in percent of the expert's, of the same seed or else of the mean of its seeds."""
+    """A result in percent of the expert's, of the same seed or else of the mean of its seeds.
+
+    None where the expert's is not above 0: some correlations are not.
+    """
     task, metric, value = result["task"], result["metric"], result["value"]
     if (result["seed"], task, metric) in expert:
         reference = expert[result["seed"], task, metric]
@@ -310,7 +313,9 @@ def _ratio(result: Result, expert: Mapping[tuple[int, str, str], float | None]) 
         reference = _mean([v for (_, t, m), v in expert.items() if (t, m) == (task, metric)])
     if lower_is_better(metric):
         value, reference = reference, value
-    return 100 * value / reference if value is not None and reference else None
+    if value is None or reference is None or reference <= 0:
+        return None
+    return 100 * value / reference
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -11,7 +11,8 @@ from experiments import records
 from experiments.labels import REFERENCES, method_label, metric_label, number
 from experiments.records import Record
 
-Means = Mapping[str, Mapping[str, float]]  # metric → method → mean over tasks
+# Metric → method → mean over tasks; and, where single tasks are compared, task → method → score.
+Means = Mapping[str, Mapping[str, float]]
 
 
 class Column(NamedTuple):
@@ -46,7 +47,7 @@ def columns(record: Record, paper: Means | None = None) -> list[Column]:
 
     Args:
         record: any.
-        paper: metric → method → the paper's mean over tasks; adds its numbers and the differences.
+        paper: the paper's numbers; adds them and the differences.
     """
     methods, summary = records.methods(record), records.summarise(record)
     mains = main_metrics(record)
@@ -62,17 +63,22 @@ def columns(record: Record, paper: Means | None = None) -> list[Column]:
     stored = record.get("stored_encoders", {})
     if several_encoders(record):
         found.append(_plain("encoders stored", [stored.get(m) for m in methods]))
-    # Where tasks are all scored by one metric, the others are given as a mean over tasks.
+    # Where tasks are all scored by one metric, the others are given as a mean over tasks; where
+    # nothing can be averaged, each is given task by task.
     for metric in _side_metrics(record):
         values = [summary[m]["metrics"].get(metric, {}) for m in methods]
         mean = [v.get("mean") for v in values]
         found.append(Column(metric_label(metric), mean, [v.get("std") for v in values]))
         theirs = {} if paper is None else paper.get(metric, {})
         found += _beside(mean, theirs, methods, "paper")
+    averaged = any(s["mean"] is not None for s in summary.values())
     for pair in records.columns(record):
-        if len(set(mains.values())) > 1 or pair[1] == mains[pair[0]]:
+        if pair[1] == mains[pair[0]] or not averaged:
             values = [records.over_seeds(record, m, *pair)[0] for m in methods]
             found.append(_plain(_heading(pair, record), values))
+            if pair[1] == mains[pair[0]]:
+                found += _beside(values, {} if paper is None else paper.get(pair[0], {}), methods,
+                                 "paper")  # fmt: skip
     return found
 
 

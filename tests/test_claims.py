@@ -8,6 +8,7 @@ from page_records import record
 from experiments import claims
 from experiments.judging import Missing
 from experiments.paper_numbers import ANALYSES, VISION
+from experiments.tasks.glue import MEANS
 
 BY_KEY = {claim.key: claim for claim in claims.CLAIMS}
 every_claim = pytest.mark.parametrize("claim", claims.CLAIMS, ids=BY_KEY)
@@ -85,9 +86,23 @@ def one(experiment, means, data=None):
     return [record(experiment, means, data)]
 
 
+FIGURE_B = {"individual": 82.0, "symerge_coefficients": 63.0, "symerge_head": 73.0, "symerge": 78.0}
+
+
+def texts(**others):
+    return one("language", changed(MEANS, **others))
+
+
 # Claim → records for which it holds (the paper's numbers where it has them), and others.
 EXAMPLES = {
     "best-of-all": (vision(), vision(symerge=88.8)),
+    "language": (texts(), texts(tsv_m=84.0)),
+    "language-all": (texts(), texts(emr=83.8)),
+    "language-experts": (texts(), texts(symerge=83.8)),
+    "language-both": (one("language", FIGURE_B), one("language", {**FIGURE_B, "symerge": 73.2})),
+    "language-head": (
+        one("language", FIGURE_B), one("language", {**FIGURE_B, "symerge_head": 63.2})
+    ),
     "best-adaptive": (vision(), vision(symerge=89.5)),
     "near-experts": (vision(), vision(symerge=88.0)),
     "task-arithmetic": (vision(), vision(task_arithmetic=48.2)),
