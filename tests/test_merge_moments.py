@@ -202,7 +202,7 @@ def changed(tmp_path, world):
 @every_method
 def test_missing_statistics_name_the_command_that_makes_them(refusal, method):
     says = refusal(method, None)
-    assert f"--moments: {method} takes statistics of each expert on unlabelled images" in says
+    assert f"--moments: {method} takes statistics of each expert on unlabelled inputs" in says
     assert "`symerge moments EXPERT --inputs FOLDER --output FILE" in says
     assert ("--kind fisher --head HEAD" in says) == (method == "fisher")
 

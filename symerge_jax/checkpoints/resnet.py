@@ -132,8 +132,8 @@ def to_torchvision(
     """
     flat: Tree = flatten_dict(variables, sep="/")
     found = written(flat, _rules_of(flat), counts)
-    for name in ("weight", "bias") if classifier is not None else ():
-        found[f"fc.{name}"] = np.asarray(classifier[name], order="C")
+    if classifier is not None:
+        found |= {f"fc.{n}": np.asarray(classifier[n], order="C") for n in ("weight", "bias")}
     return found
 
 
