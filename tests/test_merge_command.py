@@ -172,7 +172,7 @@ def refusal(capsys, tmp_path, words):
         ),
         (("task_arithmetic", "--aggregate", "sum"), "--aggregate is no option of task_arithmetic"),
         (("ties", "--aggregate", "median"), "median"),
-        (("lot",), "--moments: lot takes statistics of each expert on unlabelled images"),
+        (("lot",), "--moments: lot takes statistics of each expert on unlabelled inputs"),
         (("ties", "--densty", 0.2), "unknown option --densty (did you mean --density?)"),
         (("ties", "--density", "half"), "half"),
         (("ties", "--names", "a"), "--names: expected 2 different names, one per expert, got a"),
