@@ -125,6 +125,13 @@ def _network(checkpoint: Checkpoint, names: Names) -> tuple[str | None, str | No
         except BadInput:
             return None, None
         return _text_architecture(loaded.config, loaded.head), loaded.config.activation
+    if names.layout == "resnet":
+        from symerge_jax.checkpoints.resnet import load_resnet
+
+        try:
+            return _trunk_architecture(load_resnet(checkpoint)), "relu"
+        except BadInput:
+            return None, None
     sizes = load_sizes(checkpoint)
     return (None, None) if sizes is None else (_architecture(sizes), sizes.activation)
 
@@ -134,6 +141,16 @@ def _text_architecture(sizes: Any, head: Any) -> str:
     return (
         f"RoBERTa encoder: width {sizes.width}, {sizes.depth} blocks, {sizes.heads} heads, "
         f"{sizes.vocabulary} token ids, texts up to {sizes.length} tokens, {outputs}"
+    )
+
+
+def _trunk_architecture(loaded: Any) -> str:
+    sizes, heads = loaded.config, [f"decoder of {name}" for name in loaded.decoders]
+    if loaded.classifier is not None:
+        heads = [f"classifier of {len(loaded.classifier['bias'])} outputs", *heads]
+    return (
+        f"ResNet trunk: {'-'.join(map(str, sizes.blocks))} blocks, {sizes.features} features, "
+        f"output stride {sizes.output_stride}, {', '.join(heads) or 'no head'}"
     )
 
 
@@ -236,6 +253,8 @@ def _shared(
 
 def _block(common: str) -> str:
     """Returns the group of a tensor: its block, or what stands before and after the blocks."""
+    if stage := re.match(r"layer\d\.\d+(?=\.)", common):  # of a ResNet
+        return stage[0]
     hit = re.search(r"(?:layers?|resblocks)\.(\d+)\.", common)
     if hit:
         return f"block {int(hit[1])}"

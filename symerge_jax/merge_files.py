@@ -134,7 +134,7 @@ def merge_files(
             one.check_unchanged()
         written = hash_files((one / export.weights_name(plan.layout) for one in folders), pool)
         for one in folders:  # while the files are still being hashed
-            export.write_description(plan.pretrained, one)
+            export.write_description(plan.pretrained, one, plan.experts)
             if finish is not None:
                 finish(one)
         found = {path: future.result() for path, future in hashes.items()}

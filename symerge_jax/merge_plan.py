@@ -17,6 +17,7 @@ import numpy as np
 from symerge_jax.checkpoints.clip_layouts import hugging_face_sizes, naming, open_clip_sizes
 from symerge_jax.checkpoints.layout import LayoutName, check_same_layout, names_of
 from symerge_jax.checkpoints.open import is_hub_name, open_checkpoint
+from symerge_jax.checkpoints.resnet_layout import stated_stride
 from symerge_jax.checkpoints.roberta_layout import stated_facts
 from symerge_jax.checkpoints.source import Checkpoint, TensorInfo
 from symerge_jax.errors import BadInput
@@ -225,11 +226,15 @@ def check_same_description(checkpoints: Sequence[Checkpoint], layout: LayoutName
 
 
 def described(checkpoint: Checkpoint, layout: LayoutName) -> dict[str, Any]:
-    """Returns what config files and pickled classes say of the image tower or the encoder."""
+    """Returns what config files and pickled classes say of the image tower, encoder or trunk."""
     facts: dict[str, Any] = {}
     if checkpoint.config is not None and layout == "roberta":
         with naming(checkpoint.path):
             return stated_facts(checkpoint.config)
+    if layout == "resnet":
+        with naming(checkpoint.path):
+            stride = stated_stride(checkpoint.config)
+        return {} if stride is None else {"output_stride": stride}
     if checkpoint.config is not None and layout != "plain":
         read = (
             partial(hugging_face_sizes, projection=False)

@@ -1,8 +1,8 @@
 """Checks an exported model: the hash of every file, and what the model makes of a few inputs.
 
 `reference.npz` holds pseudo-random images (uint8) or texts (token ids), their features and, for
-each head, the logits. It is written together with the model; `verify` computes them again, here or
-on another machine.
+each head, the logits; of a decoder its maps, not resized. It is written together with the model;
+`verify` computes them again, here or on another machine.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from symerge_jax.checkpoints import export
+from symerge_jax.checkpoints.decoders import read_decoders
 from symerge_jax.checkpoints.hashes import sha256
 from symerge_jax.checkpoints.heads import read_heads
 from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.checkpoints.open import Loaded, load_clip, open_checkpoint, read_json
+from symerge_jax.checkpoints.resnet import LoadedResNet, load_resnet
 from symerge_jax.checkpoints.roberta import LoadedRoberta, load_roberta
 from symerge_jax.checkpoints.roberta_heads import read_text_heads
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
-from symerge_jax.models import roberta
+from symerge_jax.models import dense_heads, resnet, roberta
 from symerge_jax.models.clip import encode_once
 from symerge_jax.models.heads import normalised_head
 from symerge_jax.score import computable
 
 IMAGES = 2
 TOKENS = 16  # of each of as many texts
+PIXELS = (32, 48)  # of images for a network that takes any size
 # Relative to the largest number; float32 on another machine differs by about 1e-5.
 TOLERANCE = 1e-3
 
@@ -56,10 +59,10 @@ def write_reference(folder: Path) -> None:
     export.write_reference(folder, {"inputs": inputs, **outputs})
 
 
-def _images(loaded: Loaded) -> np.ndarray:
+def _images(loaded: Loaded | LoadedResNet) -> np.ndarray:
     """Returns uint8 [IMAGES, height, width, 3]."""
-    size = loaded.vision.image_size
-    return np.random.default_rng(0).integers(0, 256, (IMAGES, size, size, 3), np.uint8)
+    size = PIXELS if isinstance(loaded, LoadedResNet) else (loaded.vision.image_size,) * 2
+    return np.random.default_rng(0).integers(0, 256, (IMAGES, *size, 3), np.uint8)
 
 
 def _texts(loaded: LoadedRoberta) -> np.ndarray:
@@ -135,13 +138,13 @@ def _check_reference(folder: Path) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _load(folder: Path) -> Loaded | LoadedRoberta | None:
+def _load(folder: Path) -> Loaded | LoadedRoberta | LoadedResNet | None:
     """Reads the model, or None if its network is not known or its sizes are not."""
     checkpoint = open_checkpoint(folder)
     names = names_of(checkpoint)
     if names.layout == "plain":
         return None
-    load = load_roberta if names.layout == "roberta" else load_clip
+    load = {"roberta": load_roberta, "resnet": load_resnet}.get(names.layout, load_clip)
     if checkpoint.config is None:
         try:
             return load(checkpoint)
@@ -151,11 +154,13 @@ def _load(folder: Path) -> Loaded | LoadedRoberta | None:
 
 
 def _outputs(
-    folder: Path, loaded: Loaded | LoadedRoberta, inputs: np.ndarray
+    folder: Path, loaded: Loaded | LoadedRoberta | LoadedResNet, inputs: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Returns the features, and the logits of each head, in float32 or wider."""
     if isinstance(loaded, LoadedRoberta):
         return _text_outputs(folder, loaded, inputs)
+    if isinstance(loaded, LoadedResNet):
+        return _dense_outputs(folder, loaded, inputs)
     tower = computable(loaded.params["vision"])
     features = encode_once(loaded.vision, tower, jax.jit(normalise)(inputs))
     found = {"features": np.asarray(features)}
@@ -176,4 +181,18 @@ def _text_outputs(folder: Path, loaded: LoadedRoberta, tokens: np.ndarray) -> di
         if len(head["dense"]["bias"]) == features.shape[1]:
             head = jax.tree.map(lambda leaf: jnp.asarray(leaf, features.dtype), head)
             found[name] = np.asarray(roberta.classify(head, features))
+    return found
+
+
+def _dense_outputs(folder: Path, loaded: LoadedResNet, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the features, and what each decoder in `heads/` and the classifier make of them."""
+    encode = jax.jit(resnet.encode_images(loaded.config))
+    features = encode(computable(loaded.variables), images)
+    found = {"features": np.asarray(features)}
+    for name, one in read_decoders(folder).items():
+        if one.config.features == features.shape[-1]:
+            maps = jax.jit(dense_heads.decode(one.config))(computable(one.variables), features)
+            found[f"logits/{name}"] = np.asarray(maps)
+    if loaded.classifier is not None:
+        found["logits"] = np.asarray(resnet.classify(computable(loaded.classifier), features))
     return found

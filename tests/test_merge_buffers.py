@@ -7,6 +7,8 @@ import pytest
 import safetensors.numpy
 from commands import symerge
 
+from symerge_jax import verify  # noqa: F401 (else a thread imports it, unchecked)
+
 KERNEL, MEAN, VAR, COUNT = (
     "conv.weight", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked",
 )  # fmt: skip

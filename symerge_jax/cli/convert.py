@@ -21,8 +21,9 @@ from symerge_jax.errors import BadInput
 class Settings:
     """Converts a checkpoint; no pickle is executed and PyTorch is not needed.
 
-    hf: a Hugging Face folder. open_clip: a folder with an open_clip state dict. safetensors: the
-    same tensors under the same names, as one file.
+    hf: a Hugging Face folder; of a ResNet, which has none, one in torchvision's names. open_clip: a
+    folder with an open_clip state dict. safetensors: the same tensors under the same names, as one
+    file.
     """
 
     source: tyro.conf.Positional[str]
@@ -47,6 +48,13 @@ def main(settings: Settings) -> None:
                 "--to hf"
             )
         write_text_folder(checkpoint, settings.output, overwrite=settings.overwrite)
+    elif names_of(checkpoint).layout == "resnet":
+        if settings.to == "open_clip":
+            raise BadInput(
+                f"{checkpoint.path}: a ResNet, which open_clip's layout has no names for; take "
+                "--to hf for a folder in torchvision's names"
+            )
+        write_trunk_folder(checkpoint, settings.output, overwrite=settings.overwrite)
     else:
         layout = "hugging_face" if settings.to == "hf" else "open_clip"
         write_folder(checkpoint, settings.output, layout, overwrite=settings.overwrite)
@@ -117,6 +125,28 @@ def write_text_folder(checkpoint: Checkpoint, output: Path, *, overwrite: bool) 
         )  # fmt: skip
         copy_heads([checkpoint], folder)
         _finish(checkpoint, folder, "roberta", to="hugging_face")
+
+
+def write_trunk_folder(checkpoint: Checkpoint, output: Path, *, overwrite: bool) -> None:
+    """Writes a ResNet's trunk and classifier in torchvision's names, and each decoder in heads/."""
+    from symerge_jax.checkpoints.resnet import load_resnet
+    from symerge_jax.checkpoints.resnet_export import save_resnet
+    from symerge_jax.checkpoints.resnet_names import parts_of
+    from symerge_jax.cli.progress import say
+
+    export.check_output(output, overwrite=overwrite)
+    loaded = load_resnet(checkpoint)
+    for note in loaded.notes:
+        say(f"{checkpoint.path}: {note}")
+    if left := parts_of(checkpoint.where, loaded.names.prefix).passed_over:
+        say(f"left out, no part of the trunk, its classifier or a decoder: {', '.join(left)}")
+    with export.new_folder(output, overwrite=overwrite) as folder:
+        save_resnet(
+            folder, loaded.variables, loaded.config, decoders=loaded.decoders,
+            classifier=loaded.classifier, counts=loaded.counts, like=checkpoint,
+        )  # fmt: skip
+        copy_heads([checkpoint], folder)
+        _finish(checkpoint, folder, "resnet", to="hugging_face")
 
 
 def _finish(checkpoint: Checkpoint, folder: Path, layout: str, *, to: str) -> None:

@@ -37,8 +37,8 @@ class Settings:
 
     Any of: Hugging Face folders, open_clip and task-vector checkpoints (.pt), safetensors files,
     names on the hub. `symerge methods` lists the methods. The result has the layout of the
-    pre-trained model. Of a RoBERTa the encoder is merged; each expert's classifier becomes a file
-    in heads/.
+    pre-trained model. Of a RoBERTa the encoder is merged, of a ResNet the trunk; each expert's
+    classifier or decoder becomes a file in heads/.
     """
 
     method: tyro.conf.Positional[str]
@@ -117,6 +117,10 @@ def main(settings: Settings) -> None:
         plan = merge_plan.plan(sources[0], sources[1:], settings.names, buffers=settings.buffers)
         merge_plan.check_ranks(plan, name, options)
         report_left_out(plan)
+        if plan.layout == "resnet":
+            from symerge_jax.checkpoints.resnet_export import check_own_decoders
+
+            check_own_decoders(plan.names, plan.experts)
         moments = None
         if "moments" in method.needs:
             from symerge_jax import merge_statistics
@@ -157,6 +161,10 @@ def _finish(plan: Plan, folder: Path) -> None:
         from symerge_jax.checkpoints.roberta_export import write_own_heads
 
         write_own_heads(plan.names, plan.experts, folder)
+    elif plan.layout == "resnet":
+        from symerge_jax.checkpoints.resnet_export import write_own_decoders
+
+        write_own_decoders(plan.names, plan.experts, folder)
     verify.write_reference(folder)
 
 
