@@ -12,9 +12,11 @@ from safetensors.numpy import save_file
 from text_tasks import write, write_task
 
 from experiments import language, language_start, records, roberta_folders, scene
+from experiments.tasks.task import Split, Task
 from experiments.tiny import language_base
 from symerge_jax.cli.errors import run
 from symerge_jax.data.roberta_tokenizer import read_tokenizer, train_tokenizer
+from symerge_jax.errors import BadInput
 from symerge_jax.models.roberta import encode_tokens, initial_params
 
 WORDS = [f"the {colour} {noun}" for colour in ("red", "blue") for noun in ("dog", "cat", "house")]
@@ -187,13 +189,15 @@ def test_bad_options_are_refused_at_once(tmp_path, capsys, words, says):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
-def test_entropy_is_refused_where_a_task_has_no_classes(tmp_path, capsys, unread):
-    says = refused(
-        capsys, "--tasks", "similarity", "inference", "--quick", "--limit", 20, "--out", tmp_path,
-        "--methods", "adamerging",
-    )  # fmt: skip
-    assert "--methods adamerging: similarity is a regression" in says
+def test_entropy_is_refused_where_a_task_has_no_classes():
+    split = Split(np.zeros((1, 4), np.int32), np.zeros(1, np.float32))
+    numbers = Task("similarity", ("score",), None, split, split, metric="pearson_spearman")
+    classes = Task("inference", ("yes", "no"), None, split, split)
+    for method in ("adamerging", "surgery_on_adamerging"):
+        with pytest.raises(BadInput, match=f"--methods {method}: similarity is a regression"):
+            language.refuse_entropy(["symerge", method], [classes, numbers])
+        language.refuse_entropy([method], [classes])
+    language.refuse_entropy(["symerge", "surgery_on_task_arithmetic"], [numbers])
 
 
 def test_data_without_a_vocabulary_is_refused(tmp_path, capsys, data):
