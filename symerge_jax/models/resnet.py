@@ -119,7 +119,8 @@ class Encoder(nn.Module):
         dtype = self._dtype() if self.dtype is None else self.dtype
         x = stem(_pixels(jnp.asarray(images), dtype))
         x = jax.nn.relu(BatchNorm(self.train, name="bn1")(x, seen))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        border = cast(Any, ((1, 1), (1, 1)))  # Flax's annotation knows names only
+        x = nn.max_pool(x, (3, 3), (2, 2), border)
         for place in self.config.places():
             name = f"layer{place.stage}_{place.index}"
             x = Block(self.config, place, self.train, name=name)(x, seen)
