@@ -15,15 +15,14 @@ of the pre-trained model, which tanganke's experts were trained against.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments.experts import Experts, Model
+from experiments.experts import Experts, Model, Stored, differences
 from experiments.prepare_needs import MODELS
 from experiments.tasks.clip_data import Reader
 from experiments.tasks.clip_heads import build_head
@@ -180,16 +179,8 @@ def read(
     ]
     for head, row, place in zip(heads, sets, found.experts, strict=True):
         _check_head(head, row, place, loaded)
-    experts = _Towers(planned.experts, tower)
-    starts, structure = jax.tree.flatten(tower)
-    leaves: list[Any] = [np.zeros((len(sets), *x.shape), x.dtype) for x in starts]
-    for k, theta in enumerate(experts):
-        for out, a, b in zip(leaves, jax.tree.leaves(theta), starts, strict=True):
-            np.subtract(a, b, out=out[k])
-        say(f"{sets[k].key}: expert {paths[k]}")
-    for i, leaf in enumerate(leaves):  # one by one: never a second copy of all task vectors
-        leaves[i] = jnp.asarray(leaf)
-    tau = structure.unflatten(leaves)
+    experts = Stored(planned.experts, partial(_tower, tower=tower))
+    tau = differences(experts, tower, lambda k: say(f"{sets[k].key}: expert {paths[k]}"))
     check_finite(tau, [row.key for row in sets])
     stacked, classes = stack_heads(heads)
     name = f"{loaded.vision} {digest(tower)} {dtype}"
@@ -200,24 +191,9 @@ def read(
     )
 
 
-class _Towers(Sequence[Params]):
-    """The experts' image towers, each read from its file when it is asked for.
-
-    Task vectors are held; a second copy of K models would double the memory.
-    """
-
-    def __init__(self, checkpoints: Sequence[Checkpoint], tower: Params) -> None:
-        self._checkpoints, self._tower = checkpoints, tower
-
-    def __len__(self) -> int:
-        return len(self._checkpoints)
-
-    def __getitem__(self, k: Any) -> Params:
-        own = computable(load_clip(self._checkpoints[k]).params["vision"])
-        return {**self._tower, **own}  # a projection that the expert lacks was not trained
-
-    def __iter__(self) -> Iterator[Params]:
-        return (self[k] for k in range(len(self)))
+def _tower(checkpoint: Checkpoint, tower: Params) -> Params:
+    own = computable(load_clip(checkpoint).params["vision"])
+    return {**tower, **own}  # a projection that the expert lacks was not trained
 
 
 def _head(place: Place, row: ClipSet, reader: Reader, loaded: Loaded) -> Head:

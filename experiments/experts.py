@@ -1,11 +1,12 @@
 """Makes, or finds in the cache, an expert per task and seed, and all that merging needs of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.tasks.images import probe
@@ -93,33 +94,106 @@ def make_experts(
 ) -> dict[int, Experts]:
     """Fine-tunes what the cache does not hold, one expert per device at a time."""
     heads = first_heads(model, tasks)
+    return fine_tuned(
+        model, tasks, dict.fromkeys(seeds, heads), recipe, stack_heads,
+        devices=devices, cache=cache, bars=bars,
+    )  # fmt: skip
+
+
+def fine_tuned(
+    model: Model,
+    tasks: Sequence[Task],
+    heads: Mapping[int, list[Any]],
+    recipe: Recipe,
+    stack: Callable[[Sequence[Any]], tuple[Any, Array]],
+    *,
+    devices: Sequence[Device],
+    cache: Path | None,
+    bars: Bars,
+) -> dict[int, Experts]:
+    """Fine-tunes experts from given heads, whatever the family of the model.
+
+    Args:
+        model: to start from.
+        tasks: with training inputs.
+        heads: seed → the head of each task to begin with.
+        recipe: of the training.
+        stack: heads → one pytree, and which rows of it exist.
+        devices: that share the work, one expert at a time each.
+        cache: where experts are kept; None keeps none.
+        bars: to show progress on.
+    """
     jobs = [
         partial(_expert, model, task, head, recipe, seed, cache, bars)
-        for seed in seeds
-        for task, head in zip(tasks, heads, strict=True)
+        for seed, first in heads.items()
+        for task, head in zip(tasks, first, strict=True)
     ]
     made = iter(run_jobs(jobs, devices))
-    return {seed: _together(model, [next(made) for _ in tasks], heads) for seed in seeds}
+    return {
+        seed: _together(model, [next(made) for _ in tasks], first, stack)
+        for seed, first in heads.items()
+    }
+
+
+class Stored(Sequence[Params]):
+    """Experts' encoders, each read from its file when it is asked for.
+
+    Task vectors are held; a second copy of K models would double the memory.
+    """
+
+    def __init__(self, files: Sequence[Any], read: Callable[[Any], Params]) -> None:
+        self._files, self._read = files, read
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, k: Any) -> Params:
+        return self._read(self._files[k])
+
+    def __iter__(self) -> Iterator[Params]:
+        return map(self._read, self._files)
+
+
+def differences(
+    experts: Sequence[Params], start: Params, on_read: Callable[[int], Any]
+) -> TaskVectors:
+    """Returns τ, leaves [task, ...], with one expert in memory at a time.
+
+    Args:
+        experts: read one after the other.
+        start: θ₀.
+        on_read: called with the number of each expert.
+    """
+    starts, structure = jax.tree.flatten(start)
+    leaves: list[Any] = [np.zeros((len(experts), *x.shape), x.dtype) for x in starts]
+    for k, theta in enumerate(experts):
+        for out, a, b in zip(leaves, jax.tree.leaves(theta), starts, strict=True):
+            np.subtract(a, b, out=out[k])
+        on_read(k)
+    for i, leaf in enumerate(leaves):  # one by one: never a second copy of all task vectors
+        leaves[i] = jnp.asarray(leaf)
+    return structure.unflatten(leaves)
 
 
 def _expert(
     model: Model,
     task: Task,
-    head: Head,
+    head: Any,
     recipe: Recipe,
     seed: int,
-    cache: Path,
+    cache: Path | None,
     bars: Bars,
 ) -> dict[str, Any]:
     train = task.train
-    assert train is not None, "an expert is made from training images"
+    assert train is not None, "an expert is made from training inputs"
 
     def make() -> dict[str, Any]:
         name = f"expert {task.name}, seed {seed}"
         expert = finetune(
-            model.encode, normalised_head, model.pretrained, head, train.inputs,
-            train.labels, recipe,
+            model.encode, model.classify, model.pretrained, head, train.inputs, train.labels,
+            recipe,
             seed=seed,
+            loss="squared_error" if task.regression else "cross_entropy",
             on_chunk=bars.follow(name, recipe.steps, recipe.batch_size),
         )  # fmt: skip
         return {"params": expert.params, "head": expert.head}
@@ -135,9 +209,14 @@ def _expert(
     return cached(cache, "experts", key, make, report=say)
 
 
-def _together(model: Model, made: Sequence[dict[str, Any]], first: list[Head]) -> Experts:
+def _together(
+    model: Model,
+    made: Sequence[dict[str, Any]],
+    first: list[Any],
+    stack: Callable[[Sequence[Any]], tuple[Any, Array]] = stack_heads,
+) -> Experts:
     params = [one["params"] for one in made]
     heads = [one["head"] for one in made]
-    stacked, classes = stack_heads(heads)
+    stacked, classes = stack(heads)
     like = jax.tree.map(np.asarray, model.pretrained)
     return Experts(params, heads, first, subtract(params, like), stacked, classes)

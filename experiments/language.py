@@ -42,7 +42,7 @@ from experiments.language_start import (
 from experiments.methods import ENTROPY, KNOWN, Outcome, Run, base_of, check_method, is_adaptive
 from experiments.options import check
 from experiments.records import Record
-from experiments.scene import Scene, adapt, finish, fixed, staged
+from experiments.scene import Scene, adapt, describe, finish, fixed, staged
 from experiments.scoring import Scored
 from experiments.tables import main_metrics
 from experiments.tasks.task import Task
@@ -52,7 +52,6 @@ from symerge_jax.cli.errors import run
 from symerge_jax.errors import BadInput
 from symerge_jax.models.roberta_config import PRESETS
 from symerge_jax.models.roberta_heads import unstack_text_heads
-from symerge_jax.parallel import use_devices
 from symerge_jax.text_inputs import write_vocabulary
 from symerge_jax.text_metrics import f1
 from symerge_jax.verify import write_reference
@@ -85,7 +84,7 @@ def main(settings: TextOptions) -> int:
     check(settings)
     methods, names, constants = chosen_methods(settings), chosen_tasks(settings), adjusted(settings)
     if settings.dry_run:
-        return describe(settings, methods, names)
+        return describe(settings, constants, names, methods)
     setting = setting_of(settings)
     build = partial(make, settings, names, constants)
     with staged("language", setting, settings, constants, build) as scene:
@@ -128,20 +127,6 @@ def refuse_entropy(methods: Sequence[str], tasks: Sequence[Task]) -> None:
             "entropy to minimise; leave the task or the method out, or put the correction on "
             "another base, such as surgery_on_task_arithmetic"
         )
-
-
-def describe(settings: TextOptions, methods: Sequence[str], names: Sequence[str]) -> int:
-    """Says what a run would do: the answer to --dry-run."""
-    constants, devices = adjusted(settings), use_devices(settings.devices)
-    print(f"tasks: {', '.join(names)} ({settings.data or 'embedded world'})")
-    print(f"methods: {', '.join(methods)}")
-    print(f"seeds: {', '.join(map(str, settings.seeds))}; devices: {len(devices)}")
-    if constants.recipe is None:
-        print(f"checkpoints: {settings.checkpoints}")
-    else:
-        print(f"fine-tuning: {constants.recipe}")
-    print(f"adaptation: {constants.iterations} rounds over the tasks, batch {constants.batch_size}")
-    return 0
 
 
 def collect(scene: Scene, methods: Sequence[str], outcomes: Sequence[Outcome]) -> None:

@@ -9,7 +9,8 @@ An expert's head is the classifier in its weights, or heads/<task>.safetensors b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.experts import Experts, Model
+from experiments.experts import Experts, Model, Stored, differences
 from experiments.tasks.task import Task
 from experiments.text_experts import text_model
 from symerge_jax.cache import digest
@@ -110,16 +111,8 @@ def read(found: Folder, tasks: Sequence[Task], tokenizer: RobertaTokenizer, dtyp
     start = computable(loaded.params)
     sources = [open_checkpoint(path) for path in found.experts]
     heads = [_head(source, task) for source, task in zip(sources, tasks, strict=True)]
-    experts = _Encoders(sources, start)
-    starts, structure = jax.tree.flatten(start)
-    leaves: list[Any] = [np.zeros((len(tasks), *x.shape), x.dtype) for x in starts]
-    for k, theta in enumerate(experts):
-        for out, a, b in zip(leaves, jax.tree.leaves(theta), starts, strict=True):
-            np.subtract(a, b, out=out[k])
-        say(f"{tasks[k].name}: expert {found.experts[k]}")
-    for i, leaf in enumerate(leaves):  # one by one: never a second copy of all task vectors
-        leaves[i] = jnp.asarray(leaf)
-    tau = structure.unflatten(leaves)
+    experts = Stored(sources, partial(_encoder, start=start))
+    tau = differences(experts, start, lambda k: say(f"{tasks[k].name}: expert {found.experts[k]}"))
     check_finite(tau, [task.name for task in tasks])
     stacked, classes = stack_text_heads(heads)
     encode = by_length(encode_tokens(loaded.config, dtype=None if dtype == "float32" else dtype))
@@ -127,30 +120,17 @@ def read(found: Folder, tasks: Sequence[Task], tokenizer: RobertaTokenizer, dtyp
     return Read(model, loaded.source, Experts(experts, heads, heads, tau, stacked, classes))
 
 
-class _Encoders(Sequence[Params]):
-    """The experts' encoders, each read from its file when it is asked for."""
-
-    def __init__(self, checkpoints: Sequence[Checkpoint], start: Params) -> None:
-        self._checkpoints, self._start = checkpoints, start
-
-    def __len__(self) -> int:
-        return len(self._checkpoints)
-
-    def __getitem__(self, k: Any) -> Params:
-        source = self._checkpoints[k]
-        own = computable(load_roberta(source).params)
-        for (path, leaf), start in zip(
-            jax.tree.leaves_with_path(own), jax.tree.leaves(self._start), strict=True
-        ):
-            if leaf.shape != start.shape:
-                raise BadInput(
-                    f"{source.path}: {jax.tree_util.keystr(path)} has shape {leaf.shape}, but that "
-                    f"of the pre-trained model {start.shape}; it is no expert made from it"
-                )
-        return own
-
-    def __iter__(self) -> Iterator[Params]:
-        return (self[k] for k in range(len(self)))
+def _encoder(source: Checkpoint, start: Params) -> Params:
+    own = computable(load_roberta(source).params)
+    for (path, leaf), first in zip(
+        jax.tree.leaves_with_path(own), jax.tree.leaves(start), strict=True
+    ):
+        if leaf.shape != first.shape:
+            raise BadInput(
+                f"{source.path}: {jax.tree_util.keystr(path)} has shape {leaf.shape}, but that "
+                f"of the pre-trained model {first.shape}; it is no expert made from it"
+            )
+    return own
 
 
 def _head(source: Checkpoint, task: Task) -> Any:

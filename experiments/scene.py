@@ -206,3 +206,26 @@ def finish(scene: Scene, draw: Callable[[Path], Any] | None = None) -> int:
     say(f"time: {times}")
     print(path)
     return 0
+
+
+def describe(
+    settings: Options, constants: Constants, names: Sequence[str], methods: Sequence[str]
+) -> int:
+    """Says what a run would do: the answer to --dry-run.
+
+    Args:
+        settings: the options.
+        constants: hyper-parameters.
+        names: of the tasks.
+        methods: in table order.
+    """
+    devices = use_devices(settings.devices)
+    print(f"tasks: {', '.join(names)} ({settings.data or 'embedded world'})")
+    print(f"methods: {', '.join(methods)}")
+    print(f"seeds: {', '.join(map(str, settings.seeds))}; devices: {len(devices)}")
+    if constants.recipe is None:
+        print(f"checkpoints: {settings.checkpoints}")
+    else:
+        print(f"fine-tuning: {constants.recipe}")
+    print(f"adaptation: {constants.iterations} rounds over the tasks, batch {constants.batch_size}")
+    return 0

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from experiments.experts import Experts, Model
+from experiments.experts import Experts, Model, fine_tuned
 from experiments.tasks.task import Task
-from symerge_jax.cache import cached, digest
-from symerge_jax.cli.progress import Bars, say
-from symerge_jax.finetune import finetune
+from symerge_jax.cli.progress import Bars
 from symerge_jax.models.roberta import classify, initial_head
 from symerge_jax.models.roberta_config import RobertaConfig
 from symerge_jax.models.roberta_heads import stack_text_heads
-from symerge_jax.parallel import Device, run_jobs
+from symerge_jax.parallel import Device
 from symerge_jax.recipes import Recipe
-from symerge_jax.task_vectors import subtract
 
 # Of the embedded world and of small encoders on GLUE.
 RECIPE = Recipe(
@@ -68,56 +64,7 @@ def make_text_experts(
     bars: Bars,
 ) -> dict[int, Experts]:
     """Fine-tunes what the cache does not hold, one expert per device at a time."""
-    pairs = [(seed, task, fresh_head(config, task, seed)) for seed in seeds for task in tasks]
-    jobs = [
-        partial(_expert, model, task, head, recipe, seed, cache, bars) for seed, task, head in pairs
-    ]
-    made = iter(run_jobs(jobs, devices))
-    return {
-        seed: _together(
-            model, [next(made) for _ in tasks], [head for s, _, head in pairs if s == seed]
-        )
-        for seed in seeds
-    }
-
-
-def _expert(
-    model: Model,
-    task: Task,
-    head: TextHead,
-    recipe: Recipe,
-    seed: int,
-    cache: Path | None,
-    bars: Bars,
-) -> dict[str, Any]:
-    train = task.train
-    assert train is not None, "an expert is made from training texts"
-
-    def make() -> dict[str, Any]:
-        name = f"expert {task.name}, seed {seed}"
-        expert = finetune(
-            model.encode, model.classify, model.pretrained, head, train.inputs, train.labels,
-            recipe,
-            seed=seed,
-            loss="squared_error" if task.regression else "cross_entropy",
-            on_chunk=bars.follow(name, recipe.steps, recipe.batch_size),
-        )  # fmt: skip
-        return {"params": expert.params, "head": expert.head}
-
-    key = {
-        "model": model.program,
-        "task": task.name,
-        "train": digest(*train),
-        "head": digest(head),
-        "recipe": recipe._asdict(),
-        "seed": seed,
-    }
-    return cached(cache, "text-experts", key, make, report=say)
-
-
-def _together(model: Model, made: Sequence[dict[str, Any]], first: list[TextHead]) -> Experts:
-    params = [one["params"] for one in made]
-    heads = [one["head"] for one in made]
-    stacked, classes = stack_text_heads(heads)
-    like = jax.tree.map(np.asarray, model.pretrained)
-    return Experts(params, heads, first, subtract(params, like), stacked, classes)
+    heads = {seed: [fresh_head(config, task, seed) for task in tasks] for seed in seeds}
+    return fine_tuned(
+        model, tasks, heads, recipe, stack_text_heads, devices=devices, cache=cache, bars=bars
+    )

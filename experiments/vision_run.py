@@ -30,6 +30,7 @@ from experiments.scene import (
     mean_accuracy,
     staged,
 )
+from experiments.scene import describe as describe_run
 from experiments.tasks.task import check_known
 from experiments.tiny import base as tiny
 from experiments.tiny import world
@@ -45,7 +46,7 @@ from symerge_jax.classifier import encoder
 from symerge_jax.cli.errors import nearest
 from symerge_jax.data.images import find_tasks
 from symerge_jax.errors import BadInput
-from symerge_jax.parallel import Device, use_devices
+from symerge_jax.parallel import Device
 
 __all__ = [
     "Scene", "adapt", "add", "begin", "chosen_tasks", "describe", "finish", "fixed",
@@ -118,16 +119,7 @@ def describe(
     """Says what a run would do: the answer to --dry-run."""
     check(settings)
     names = chosen_tasks(settings, default)
-    constants, devices = adjusted(settings, len(names)), use_devices(settings.devices)
-    print(f"tasks: {', '.join(names)} ({settings.data or 'embedded world'})")
-    print(f"methods: {', '.join(methods)}")
-    print(f"seeds: {', '.join(map(str, settings.seeds))}; devices: {len(devices)}")
-    if constants.recipe is None:
-        print(f"checkpoints: {settings.checkpoints}")
-    else:
-        print(f"fine-tuning: {constants.recipe}")
-    print(f"adaptation: {constants.iterations} rounds over the tasks, batch {constants.batch_size}")
-    return 0
+    return describe_run(settings, adjusted(settings, len(names)), names, methods)
 
 
 def pretrain_again(settings: Options) -> tiny.Base:

@@ -139,7 +139,7 @@ def test_pretraining_shows_every_kind_of_furniture_in_turn():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="split of train, test; got 'val'"):
-        rooms.scenes("val", 1)  # type: ignore[arg-type]
+        rooms.scenes("val", 1)
     with pytest.raises(ValueError, match="at least 0; got count -1"):
         rooms.scenes("train", -1)
     with pytest.raises(ValueError, match="seed -2"):

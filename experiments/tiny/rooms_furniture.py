@@ -96,10 +96,15 @@ def draw_paint(rng: np.random.Generator, kind: str, *, broad: bool) -> Paint:
         if kind not in ("screen", "pane"):
             base = rng.uniform(0.05, 0.95, 3)
             second = base + rng.uniform(0.2, 0.8) * (rng.uniform(0.05, 0.95, 3) - base)
-    first, other = (tuple(float(x) for x in np.clip(colour, 0.02, 1)) for colour in (base, second))
+    first, other = (_colour(np.clip(one, 0.02, 1)) for one in (base, second))
     assert pattern in PATTERNS
     scale = float(rng.uniform(*look.scales))
-    return Paint(pattern, (first, other), scale, int(rng.integers(1 << 30)), look.glow)  # type: ignore[arg-type]
+    return Paint(pattern, (first, other), scale, int(rng.integers(1 << 30)), look.glow)
+
+
+def _colour(rgb: np.ndarray) -> Colour:
+    red, green, blue = (float(x) for x in rgb)
+    return red, green, blue
 
 
 class Part(NamedTuple):
