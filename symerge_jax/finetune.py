@@ -15,16 +15,16 @@ from contextlib import closing, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from symerge_jax import trees
 from symerge_jax.cache import digest
 from symerge_jax.errors import BadInput
+from symerge_jax.finetune_steps import Batch, Forward, State, plain, run_steps
 from symerge_jax.notation import Array, Params
 from symerge_jax.recipes import (
     LOSSES,
@@ -41,25 +41,19 @@ Feed: TypeAlias = Generator[tuple[Any, Any], None, None]
 
 
 class Expert(NamedTuple):
-    """A fine-tuned encoder and its head, with the loss of each step."""
+    """A fine-tuned encoder and its head, with the loss of each step.
+
+    Attributes:
+        params: θ.
+        head: its head.
+        losses: float [step].
+        state: of the network, such as running statistics; () where it has none.
+    """
 
     params: Params
     head: Params
     losses: np.ndarray
-
-
-class Batch(NamedTuple):
-    """What one forward and backward pass sees.
-
-    Attributes:
-        images: [batch, ...], uint8 or float.
-        labels: int [batch], or float [batch] for a regression.
-        mask: bool [batch], False for rows that only fill the batch up; None if all rows count.
-    """
-
-    images: Any
-    labels: Any
-    mask: Any = None
+    state: Any = ()
 
 
 def finetune(
@@ -100,22 +94,54 @@ def finetune(
         BadInput: images and labels differ in number; a loss that is not finite; the folder holds
             the state of a run with other settings or data.
     """
-    if len(images) != len(labels):
-        raise BadInput(f"cannot fine-tune: {len(images)} images, but {len(labels)} labels")
-    rows = batch_rows(len(images), recipe, seed)
+    task = _Task(plain(encode, classify), recipe, seed, loss)
+    return _on_device(
+        task, pretrained, head, (), images, labels, chunk_steps, on_chunk, state_folder, save_every
+    )
 
-    def feed(begin: int, position: Any) -> Feed:
-        del position  # the step says it all
-        for first in range(begin, recipe.steps, chunk_steps):
-            yield _single(rows[first : first + chunk_steps], recipe), None
 
-    task = _Task(encode, classify, recipe, seed, loss)
-    data = (jnp.asarray(images), jnp.asarray(labels, LOSSES[loss][0]))
-    saved = None
-    if state_folder is not None:
-        identity = _identity(task, pretrained, head, digest(images, labels))
-        saved = _Saved(state_folder, save_every, identity)
-    return _train(task, pretrained, head, data, feed, on_chunk, saved)
+def finetune_with_state(
+    forward: Forward,
+    pretrained: Params,
+    head: Params,
+    state: Any,
+    images: Array,
+    labels: Array,
+    recipe: Recipe,
+    *,
+    loss: LossName = "cross_entropy",
+    seed: int = 0,
+    chunk_steps: int = 50,
+    on_chunk: Callable[[np.ndarray], None] | None = None,
+    state_folder: str | Path | None = None,
+    save_every: int = 200,
+) -> Expert:
+    """Trains one expert of a network with a state, such as running statistics.
+
+    Args:
+        forward: (θ, head, state, images [batch, ...], mask, key) → (outputs, state after this
+            batch); `mask` is bool [batch] or None, `key` of dropout.
+        pretrained: as for `finetune`, like all that is not listed here.
+        head: trained too if `recipe.head_rate` is not 0.
+        state: of the network at the start, a pytree of arrays; gets no gradient.
+        images: [n, ...].
+        labels: [n, ...], maps of pixels for the losses on these.
+        recipe: hyper-parameters.
+        loss: an entry of `recipes.LOSSES`.
+        seed: of the order of images and of dropout.
+        chunk_steps: steps per call of the compiled program.
+        on_chunk: called with the losses of each chunk.
+        state_folder: where to keep what an interrupted run needs to go on.
+        save_every: steps between two states that are kept.
+
+    Raises:
+        BadInput: as `finetune`.
+    """
+    task = _Task(forward, recipe, seed, loss)
+    return _on_device(
+        task, pretrained, head, state, images, labels, chunk_steps, on_chunk, state_folder,
+        save_every,
+    )  # fmt: skip
 
 
 def finetune_batches(
@@ -160,18 +186,17 @@ def finetune_batches(
             batches.set_state(position)  # pyright: ignore[reportAttributeAccessIssue]
         return _chunks(batches, begin, recipe, chunk_steps, state_folder is not None)
 
-    task = _Task(encode, classify, recipe, seed)
+    task = _Task(plain(encode, classify), recipe, seed)
     saved = None
     if state_folder is not None:
         saved = _Saved(state_folder, save_every, _identity(task, pretrained, head, data))
-    return _train(task, pretrained, head, None, feed, on_chunk, saved)
+    return _train(task, pretrained, head, (), None, feed, on_chunk, saved)
 
 
 class _Task(NamedTuple):
     """What the compiled program depends on, and the seed."""
 
-    encode: Callable
-    classify: Callable
+    forward: Forward
     recipe: Recipe
     seed: int
     loss: LossName = "cross_entropy"
@@ -185,18 +210,10 @@ class _Saved(NamedTuple):
     identity: Mapping[str, object]
 
 
-class _State(NamedTuple):
-    """What one step changes: the carry of the scan."""
-
-    trained: Trainables
-    optimiser: Any
-    key: Any
-
-
 class _Point(NamedTuple):
     """How far a run has come; `position` is the state of its batches."""
 
-    state: _State
+    state: State
     losses: list[Array]
     position: Any
 
@@ -204,6 +221,36 @@ class _Point(NamedTuple):
     def step(self) -> int:
         """Steps that are done."""
         return sum(map(len, self.losses))
+
+
+def _on_device(
+    task: _Task,
+    pretrained: Params,
+    head: Params,
+    state: Any,
+    images: Array,
+    labels: Array,
+    chunk_steps: int,
+    on_chunk: Callable[[np.ndarray], None] | None,
+    state_folder: str | Path | None,
+    save_every: int,
+) -> Expert:
+    recipe = task.recipe
+    if len(images) != len(labels):
+        raise BadInput(f"cannot fine-tune: {len(images)} images, but {len(labels)} labels")
+    rows = batch_rows(len(images), recipe, task.seed)
+
+    def feed(begin: int, position: Any) -> Feed:
+        del position  # the step says it all
+        for first in range(begin, recipe.steps, chunk_steps):
+            yield _single(rows[first : first + chunk_steps], recipe), None
+
+    data = (jnp.asarray(images), jnp.asarray(labels, LOSSES[task.loss][0]))
+    saved = None
+    if state_folder is not None:
+        identity = _identity(task, pretrained, head, digest(images, labels))
+        saved = _Saved(state_folder, save_every, identity)
+    return _train(task, pretrained, head, state, data, feed, on_chunk, saved)
 
 
 def _identity(task: _Task, pretrained: Params, head: Params, data: str) -> dict[str, object]:
@@ -223,6 +270,7 @@ def _train(
     task: _Task,
     pretrained: Params,
     head: Params,
+    model: Any,
     data: tuple[Array, Array] | None,
     feed: Callable[[int, Any], Feed],
     on_chunk: Callable[[np.ndarray], None] | None,
@@ -233,7 +281,8 @@ def _train(
     tx = optimiser_of(recipe)
     trained, frozen = trees.split(Trainables(pretrained, head), partial(is_trained, recipe))
     trained, frozen = trees.copied(trained), jax.tree.map(jnp.asarray, frozen)
-    state = _State(trained, jax.jit(tx.init)(trained), jax.random.key(task.seed))
+    model = trees.copied(jax.tree.map(jnp.asarray, model))
+    state = State(trained, jax.jit(tx.init)(trained), jax.random.key(task.seed), model)
     point = _Point(state, [], None)
     with _opened(saved) as store:
         if store is not None and store.latest() is not None:
@@ -244,9 +293,9 @@ def _train(
             with closing(feed(point.step, point.position)) as chunks:
                 for xs, position in chunks:
                     begin = point.step
-                    state, values = _run(
+                    state, values = run_steps(
                         point.state, frozen, data, xs,
-                        encode=task.encode, classify=task.classify, tx=tx, shift=recipe.shift,
+                        forward=task.forward, tx=tx, shift=recipe.shift,
                         accumulate=recipe.accumulate, masked=recipe.whole_passes,
                         loss_name=task.loss,
                     )  # fmt: skip
@@ -265,7 +314,7 @@ def _train(
                 _keep(store, point)
             raise
     params, head = trees.combine(point.state.trained, frozen)
-    return Expert(params, head, np.concatenate(point.losses))
+    return Expert(params, head, np.concatenate(point.losses), point.state.model)
 
 
 def _opened(saved: _Saved | None) -> Any:
@@ -276,7 +325,7 @@ def _opened(saved: _Saved | None) -> Any:
     return TrainingState(saved.folder, saved.identity)
 
 
-def _found(store: Any, template: _State) -> _Point:
+def _found(store: Any, template: State) -> _Point:
     _, state, meta = store.restore(template)
     return _Point(state, [np.asarray(meta["losses"], np.float32)], meta["position"])
 
@@ -329,88 +378,3 @@ def _chunks(
             if first + size < recipe.steps:
                 chunk = pool.submit(gather, first + size)
             yield ready
-
-
-@partial(
-    jax.jit,
-    static_argnames=("encode", "classify", "tx", "shift", "accumulate", "masked", "loss_name"),
-    donate_argnums=0,
-)
-def _run(
-    state: _State,
-    frozen: Trainables,
-    data: tuple[Array, Array] | None,
-    xs: Any,
-    *,
-    encode: Callable,
-    classify: Callable,
-    tx: optax.GradientTransformation,
-    shift: int,
-    accumulate: int,
-    masked: bool,
-    loss_name: LossName,
-) -> tuple[_State, Array]:
-    """Scans over steps; `xs` are rows of `data`, or a `Batch`, with the steps in front."""
-
-    def batch_of(x: Any) -> Batch:
-        if data is None:
-            return x
-        images, labels = data
-        return Batch(images[x], labels[x], x >= 0 if masked else None)
-
-    def gradient(trained: Trainables, x: Any, key: Array) -> tuple[Array, Trainables]:
-        images, labels, mask = batch_of(x)
-        images = moved(images, key, shift) if shift else images
-
-        def loss(trained: Trainables) -> Array:
-            params, head = trees.combine(trained, frozen)
-            logits = classify(head, encode(params, images))
-            each = LOSSES[loss_name][1](logits, labels)
-            return each.mean() if mask is None else each.mean(where=mask)
-
-        return jax.value_and_grad(loss)(trained)
-
-    def step(state: _State, x: Any) -> tuple[_State, Array]:
-        trained, optimiser, key = state
-        key, here = jax.random.split(key)
-        if accumulate == 1:
-            value, gradients = gradient(trained, x, here)
-        else:
-            value, gradients = _mean_over(
-                partial(gradient, trained), x, jax.random.split(here, accumulate)
-            )
-        updates, optimiser = tx.update(gradients, optimiser, trained)
-        trained = cast(Trainables, optax.apply_updates(trained, updates))
-        return _State(trained, optimiser, key), value
-
-    return jax.lax.scan(step, state, xs)
-
-
-def _mean_over(gradient: Callable, xs: Any, keys: Array) -> Any:
-    """Returns the mean of `gradient(x, key)` over the leading axis, one after the other."""
-
-    def add(total: Any, x: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(*x)), None
-
-    shapes = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], (xs, keys)))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (xs, keys))
-    return jax.tree.map(lambda x: x / keys.shape[0], total)
-
-
-def moved(images: Array, key: Array, shift: int) -> Array:
-    """Moves each image [batch, height, width, 3] by up to `shift` pixels; the edge is repeated.
-
-    As two small matrix products, one per axis: they choose rows and columns.
-    """
-    _, height, width, _ = images.shape
-    offsets = jax.random.randint(key, (2, images.shape[0]), -shift, shift + 1)
-
-    def chosen(size: int, offset: Array) -> Array:  # one-hot [batch, size, size]
-        source = jnp.clip(jnp.arange(size)[None] + offset[:, None], 0, size - 1)
-        return jax.nn.one_hot(source, size, dtype=jnp.float32)
-
-    x = images.astype(jnp.float32)
-    x = jnp.einsum("bij,bjwc->biwc", chosen(height, offsets[0]), x)
-    x = jnp.einsum("bij,bhjc->bhic", chosen(width, offsets[1]), x)
-    return x.astype(images.dtype)

@@ -13,20 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from symerge_jax.dense_losses import depth_loss, normal_loss, segmentation_loss
 from symerge_jax.errors import BadInput
 from symerge_jax.notation import Array
 
-LossName: TypeAlias = Literal["cross_entropy", "squared_error"]
+LossName: TypeAlias = Literal["cross_entropy", "squared_error", "segmentation", "depth", "normal"]
 
 
 def _squared_error(logits: Array, values: Array) -> Array:
     return jnp.square(logits[:, 0] - values)
 
 
-# The dtype of labels, and (logits [batch, classes], labels [batch]) → [batch].
+# The dtype of labels, and (logits [batch, classes], labels [batch]) → [batch]; of maps of pixels
+# [batch, height, width, ...] the mean over those that count.
 LOSSES: dict[LossName, tuple[Any, Callable[[Array, Array], Array]]] = {
     "cross_entropy": (jnp.int32, optax.softmax_cross_entropy_with_integer_labels),
     "squared_error": (jnp.float32, _squared_error),
+    "segmentation": (jnp.int8, segmentation_loss),
+    "depth": (jnp.float32, depth_loss),
+    "normal": (jnp.float32, normal_loss),
 }
 
 

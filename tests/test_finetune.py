@@ -8,7 +8,8 @@ import pytest
 
 from symerge_jax.data.crops import image_batches
 from symerge_jax.errors import BadInput
-from symerge_jax.finetune import Recipe, finetune, finetune_batches, moved
+from symerge_jax.finetune import Recipe, finetune, finetune_batches
+from symerge_jax.finetune_steps import moved
 from symerge_jax.recipes import (
     batch_rows,
     fusion_bench_recipe,
