@@ -10,15 +10,10 @@ import pytest
 import resnet_checkpoints as nets
 from flax.traverse_util import flatten_dict
 
+from symerge_jax.batch_stats import floor_variances, merge_stats
 from symerge_jax.checkpoints.resnet import from_torchvision, source_names
 from symerge_jax.errors import BadInput
-from symerge_jax.models.batch_norm import (
-    EPSILON,
-    BatchNorm,
-    floor_variances,
-    merge_stats,
-    moments,
-)
+from symerge_jax.models.batch_norm import EPSILON, BatchNorm, moments
 from symerge_jax.models.dense_heads import (
     DECODERS,
     OUTPUTS,

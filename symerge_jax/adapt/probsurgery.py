@@ -185,7 +185,7 @@ def probsurgery(
             shuffle_tasks=shuffle_tasks,
         )
     fitted = fit(
-        _loss(noise), module, data, schedule,
+        module_loss(noise), module, data, schedule,
         rates=learning_rate,
         constants=jnp.asarray(beta, data.inputs.dtype),
         per_task=None if shared else True,
@@ -199,7 +199,9 @@ def probsurgery(
 
 
 @cache
-def _loss(noise: Noise) -> Loss:
+def module_loss(noise: Noise = standard_normal) -> Loss:
+    """Returns what gives `fit` distance and divergence of features (inputs, targets)."""
+
     def loss(trainables: ProbSurgery, beta: Array, state: Any, batch: Batch) -> Any:
         # A module that all tasks share has one row, and every task number means that row.
         part = pick(trainables, batch.task % trainables.down.shape[0])

@@ -175,7 +175,7 @@ def surgery(
             shuffle_tasks=shuffle_tasks,
         )
     fitted = fit(
-        _loss, module, data, schedule,
+        module_loss, module, data, schedule,
         rates=learning_rate,
         per_task=True,
         idle=IDLE[idle],
@@ -306,7 +306,8 @@ def check_idle(idle: str) -> None:
         raise BadInput(f"idle must be one of {', '.join(IDLE)}, got {idle!r}")
 
 
-def _loss(trainables: Surgery, constants: Any, state: Any, batch: Batch) -> Any:
+def module_loss(trainables: Surgery, constants: Any, state: Any, batch: Batch) -> Any:
+    """Gives `fit` the distance of corrected features (inputs) to the expert's (targets)."""
     del constants
     corrected = correct(pick(trainables, batch.task), batch.inputs)
     return masked_mean(distance(corrected, batch.targets), batch.mask), state, ()

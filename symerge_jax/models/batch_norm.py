@@ -1,4 +1,4 @@
-"""Batch normalisation as PyTorch computes it, and what merging does to its running statistics.
+"""Batch normalisation as PyTorch computes it.
 
 Ioffe and Szegedy, "Batch Normalization", 2015 (https://arxiv.org/abs/1502.03167). In training a
 batch is normalised by its own biased variance, while the running variance takes the unbiased one
@@ -10,20 +10,17 @@ under the same path.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from symerge_jax.errors import BadInput
 from symerge_jax.models.transformer import unset
-from symerge_jax.notation import Array, Coefficients, Params, TaskVectors
-from symerge_jax.trees import path_name, wide
+from symerge_jax.notation import Array
+from symerge_jax.trees import wide
 
 MOMENTUM = 0.1
 EPSILON = 1e-5
-VARIANCE_FLOOR = 1e-5
 
 
 class BatchNorm(nn.Module):
@@ -92,50 +89,3 @@ def _rank4(x: jax.Array) -> jax.Array:
 def _moved(old: Array, new: jax.Array, rate: jax.Array) -> jax.Array:
     wider = jnp.asarray(old, new.dtype)
     return (wider + rate * (new - wider)).astype(old.dtype)
-
-
-def merge_stats(
-    pretrained: Params,
-    task_vectors: TaskVectors,
-    coefficients: Coefficients,
-    *,
-    floor: float = VARIANCE_FLOOR,
-) -> Params:
-    """Merges running statistics like weights: θ₀ + Σ_t λ_t τ_t, with no variance below `floor`.
-
-    Args:
-        pretrained: θ₀'s collection `batch_stats`.
-        task_vectors: τ of the same leaves, [task, ...].
-        coefficients: λ: leaves [task], or one array [task] for all.
-        floor: least variance; scaled sums of task vectors may fall below 0.
-    """
-    one_for_all = jax.tree_util.all_leaves([coefficients])
-    own = jax.tree.map(lambda _: coefficients, pretrained) if one_for_all else coefficients
-
-    def leaf(theta: Array, tau: Array, lam: Array) -> Array:
-        precise = wide(jnp.result_type(theta), jnp.result_type(tau))
-        moved = jnp.tensordot(jnp.asarray(lam, precise), jnp.asarray(tau, precise), axes=1)
-        return (jnp.asarray(theta, precise) + moved).astype(jnp.result_type(theta))
-
-    return floor_variances(jax.tree.map(leaf, pretrained, task_vectors, own), floor=floor)
-
-
-def floor_variances(stats: Params, *, floor: float = VARIANCE_FLOOR) -> Params:
-    """Returns the same pytree with running variances of at least `floor`.
-
-    Args:
-        stats: `batch_stats`, or any pytree that holds it; leaves whose last key is 'var' are
-            variances, all others stay.
-        floor: least variance.
-    """
-
-    def leaf(path: tuple[Any, ...], value: Array) -> Array:
-        if not _is_variance(path):
-            return value
-        return jnp.maximum(value, jnp.asarray(floor, jnp.result_type(value)))
-
-    return jax.tree_util.tree_map_with_path(leaf, stats)
-
-
-def _is_variance(path: tuple[Any, ...]) -> bool:
-    return path_name(path).rpartition("/")[2] == "var"
