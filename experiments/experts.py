@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.tasks.images import probe
 from experiments.tasks.task import Task
+from symerge_jax.adapt.dense import Network
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
@@ -24,6 +25,9 @@ from symerge_jax.task_vectors import subtract
 PROBE_SCALE = 20.0
 
 
+OnLosses = Callable[[np.ndarray], None]
+
+
 class Model(NamedTuple):
     """The encoder all experts start from.
 
@@ -32,8 +36,9 @@ class Model(NamedTuple):
         pretrained: θ₀.
         name: tells encoder and weights apart in cache keys.
         vision: sizes of the image tower, for methods that look inside.
-        classify: (head, features) → logits.
+        classify: (head, features) → logits; of dense prediction (decoder, features) → maps.
         family: of models, such as "CLIP".
+        dense: the functions of a network for dense prediction; None of others.
     """
 
     encode: Callable[[Params, Any], Array]
@@ -42,6 +47,7 @@ class Model(NamedTuple):
     vision: VisionConfig | None = None
     classify: Callable[[Any, Array], Array] = normalised_head
     family: str = "CLIP"
+    dense: Network | None = None
 
     @property
     def program(self) -> str:
@@ -100,6 +106,25 @@ def make_experts(
     )  # fmt: skip
 
 
+# (model, task, head, recipe, seed, on_chunk) → {"params": θ, "head": its head}
+Train = Callable[..., dict[str, Any]]
+
+
+def trained(
+    model: Model, task: Task, head: Any, recipe: Recipe, seed: int, on_chunk: OnLosses
+) -> dict[str, Any]:
+    """Fine-tunes one expert of a classifier or, where the task's labels are numbers, regressor."""
+    train = task.train
+    assert train is not None, "an expert is made from training inputs"
+    expert = finetune(
+        model.encode, model.classify, model.pretrained, head, train.inputs, train.labels, recipe,
+        seed=seed,
+        loss="squared_error" if task.regression else "cross_entropy",
+        on_chunk=on_chunk,
+    )  # fmt: skip
+    return {"params": expert.params, "head": expert.head}
+
+
 def fine_tuned(
     model: Model,
     tasks: Sequence[Task],
@@ -107,6 +132,7 @@ def fine_tuned(
     recipe: Recipe,
     stack: Callable[[Sequence[Any]], tuple[Any, Array]],
     *,
+    train: Train = trained,
     devices: Sequence[Device],
     cache: Path | None,
     bars: Bars,
@@ -119,12 +145,13 @@ def fine_tuned(
         heads: seed → the head of each task to begin with.
         recipe: of the training.
         stack: heads → one pytree, and which rows of it exist.
+        train: makes one expert.
         devices: that share the work, one expert at a time each.
         cache: where experts are kept; None keeps none.
         bars: to show progress on.
     """
     jobs = [
-        partial(_expert, model, task, head, recipe, seed, cache, bars)
+        partial(_expert, train, model, task, head, recipe, seed, cache, bars)
         for seed, first in heads.items()
         for task, head in zip(tasks, first, strict=True)
     ]
@@ -176,6 +203,7 @@ def differences(
 
 
 def _expert(
+    train: Train,
     model: Model,
     task: Task,
     head: Any,
@@ -184,24 +212,17 @@ def _expert(
     cache: Path | None,
     bars: Bars,
 ) -> dict[str, Any]:
-    train = task.train
-    assert train is not None, "an expert is made from training inputs"
+    assert task.train is not None, "an expert is made from training inputs"
 
     def make() -> dict[str, Any]:
         name = f"expert {task.name}, seed {seed}"
-        expert = finetune(
-            model.encode, model.classify, model.pretrained, head, train.inputs, train.labels,
-            recipe,
-            seed=seed,
-            loss="squared_error" if task.regression else "cross_entropy",
-            on_chunk=bars.follow(name, recipe.steps, recipe.batch_size),
-        )  # fmt: skip
-        return {"params": expert.params, "head": expert.head}
+        follow = bars.follow(name, recipe.steps, recipe.batch_size)
+        return train(model, task, head, recipe, seed, follow)
 
     key = {
         "model": model.name,
         "task": task.name,
-        "train": digest(*train),
+        "train": digest(*task.train),
         "head": digest(head),
         "recipe": recipe._asdict(),
         "seed": seed,

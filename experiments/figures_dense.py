@@ -5,15 +5,20 @@ Style is that of `figures`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from experiments.figures import _INK, _figure, _save
+from experiments import records
+from experiments.figures import _COLOURS, _HIGHLIGHT, _INK, _figure, _save
+from experiments.labels import method_label, metric_label
+from experiments.records import Record
+from experiments.tasks.task import Task
 from symerge_jax.data.dense import Scenes
 
 # Neighbours in a room differ most in brightness: walls light, floors brown, furniture dark.
@@ -76,3 +81,91 @@ def label_colours(labels: np.ndarray) -> np.ndarray:
     """Labels [height, width] → colours, float [height, width, 3]; grey where ignored."""
     table = np.array([*(to_rgb(colour) for colour in _CLASS_COLOURS), _IGNORED])
     return table[labels]
+
+
+def metric_panels(record: Record, path: str | Path) -> Path:
+    """Draws a panel per metric: a bar per method, the expert's score as a line.
+
+    Args:
+        record: of the dense experiment.
+        path: of the PNG.
+
+    Returns:
+        The path.
+    """
+    rows, pairs = records.methods(record), records.columns(record)
+    figure = _figure(1.7 + 1.75 * len(pairs), 1.1 + 0.24 * len(rows))
+    panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    places = np.arange(len(rows))[::-1]
+    for axes, (task, metric) in zip(panels, pairs, strict=True):
+        found = [records.over_seeds(record, row, task, metric) for row in rows]
+        means = np.array([np.nan if mean is None else mean for mean, _ in found])
+        spread = np.array([0.0 if std is None else std for _, std in found])
+        colours = [_HIGHLIGHT if row == "symerge" else _COLOURS[0] for row in rows]
+        axes.barh(places, means, xerr=spread, color=colours, ecolor=_INK, height=0.7)
+        if records.EXPERT in rows:
+            axes.axvline(means[rows.index(records.EXPERT)], color=_INK, linewidth=0.8, ls="--")
+        axes.set_xlim(left=0.0)
+        better = "less is better" if records.lower_is_better(metric) else "more is better"
+        axes.set_title(f"{metric_label(metric)}\n{better}", fontsize=8, color=_INK)
+        axes.set_yticks(places, [method_label(row) for row in rows], fontsize=8)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def side_by_side(task: Task, maps: Mapping[str, np.ndarray | None], path: str | Path) -> Path:
+    """Draws, for some test scenes, the image, the truth and what each method makes of it.
+
+    Args:
+        task: whose first test scenes are drawn.
+        maps: method → its maps of them, [scene, height, width, output].
+        path: of the PNG.
+
+    Returns:
+        The path.
+    """
+    known = {method: np.asarray(own) for method, own in maps.items() if own is not None}
+    truth = task.test.labels[: max((len(own) for own in known.values()), default=0)]
+    far = max(1.0, float(np.percentile(truth, 99.5))) if task.name == "depth" else 1.0
+    height, width = truth.shape[1:3]
+    columns = {"image": None, "truth": truth} | known
+    figure = _figure(1.3 * len(columns), len(truth) * 1.3 * height / width + 0.5)
+    panels = figure.subplots(len(truth), len(columns), squeeze=False)
+    for column, (name, own) in enumerate(columns.items()):
+        title = name if name in ("image", "truth") else method_label(name)
+        panels[0, column].set_title(_broken(title), fontsize=7, color=_INK)
+        for scene in range(len(truth)):
+            axes = panels[scene, column]
+            axes.set_axis_off()
+            if own is None:
+                axes.imshow(task.test.inputs[scene])
+                continue
+            shown = own[scene] if name == "truth" else _as_truth(own[scene], task)
+            _show(axes, shown, task.name, far)
+    return _save(figure, path)
+
+
+def _broken(title: str) -> str:
+    """A long title over two lines."""
+    words = title.split()
+    half = -(-len(words) // 2)
+    return title if len(title) < 14 else f"{' '.join(words[:half])}\n{' '.join(words[half:])}"
+
+
+def _as_truth(maps: np.ndarray, task: Task) -> np.ndarray:
+    """Maps [height, width, output] in the form of labels."""
+    if task.name == "segmentation":
+        return maps.argmax(axis=-1)
+    if task.name == "depth":
+        return maps[..., 0]
+    return maps / np.maximum(np.linalg.norm(maps, axis=-1, keepdims=True), 1e-6)
+
+
+def _show(axes: Axes, shown: np.ndarray, kind: str, far: float) -> None:
+    if kind == "segmentation":
+        axes.imshow(label_colours(shown))
+    elif kind == "depth":
+        axes.imshow(np.ma.masked_equal(shown, 0), cmap=_DEPTHS, vmin=0, vmax=far)
+    else:
+        axes.imshow(np.clip((shown + 1) / 2, 0, 1))

@@ -5,13 +5,16 @@
     python -m experiments.finetune --model tiny-64x3 --task NAME --data DIR      your own folder
     python -m experiments.finetune --model roberta-base --pretrained roberta-base \\
         --task cola --data DIR                                                   texts
+    python -m experiments.finetune --model resnet50 --pretrained resnet50-19c8e357.pth \\
+        --task depth --data DIR                                                  scenes
 
 CLIP on images: `--recipe task_arithmetic` is that of the SyMerge paper's experts (about 2000 steps
 of 128 images, a tenth of the training images left out for validation), `fusion_bench` that of the
 `tanganke` checkpoints (4000 steps of 32, all training images). The head is frozen: zero-shot from
 the model's text tower, or `--head`, or else a linear probe on the pre-trained features.
 
-RoBERTa on texts: see `experiments.finetune_texts`.
+RoBERTa on texts: see `experiments.finetune_texts`; a ResNet on scenes with maps of classes, depths
+or normals: see `experiments.finetune_dense`.
 
 The expert is `OUT/experts/<model>/<task>`, a model folder with `heads/<task>.safetensors`, and its
 record `OUT/finetune/<id>/record.json`, with the loss of each step beside it. What was interrupted
@@ -23,14 +26,13 @@ Expected: individual scores as in `experiments.tasks.clip_sets.INDIVIDUAL` and, 
 
 from __future__ import annotations
 
-import shutil
 import sys
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import finetune_texts, records
+from experiments import finetune_dense, finetune_texts, records
 from experiments.finetune_inputs import (
     Start,
     TaskData,
@@ -39,7 +41,14 @@ from experiments.finetune_inputs import (
     load_start,
     task_head,
 )
-from experiments.finetune_run import Settings, check, recipe_name, write_record
+from experiments.finetune_run import (
+    Settings,
+    begun_state,
+    check,
+    expert_card,
+    finish,
+    recipe_name,
+)
 from experiments.options import keep_programs
 from experiments.tasks.clip_sets import clip_set
 from experiments.tasks.task import check_known
@@ -66,6 +75,8 @@ def main(settings: Settings) -> int:
     check(settings)
     if settings.texts:
         return finetune_texts.finetune_texts(settings)
+    if settings.dense:
+        return finetune_dense.finetune_dense(settings)
     folder = settings.expert_folder()
     export.check_output(folder, overwrite=settings.overwrite)
     cache = make_folder(settings.cache_folder())
@@ -99,11 +110,8 @@ def main(settings: Settings) -> int:
     scores = {r["method"]: r["value"] for r in record["results"]}
     record["notes"].append(f"the expert is {folder}")
     write_expert(settings, start, data, expert, recipe, scores)
-    path = write_record(record, expert, settings.out)
-    shutil.rmtree(settings.state_folder(), ignore_errors=True)
-    say(f"accuracy: {scores['pretrained']:.2f} before, {scores[records.EXPERT]:.2f} after")
-    say(f"expert: {folder}")
-    print(path)
+    before, after = (scores[name] for name in ("pretrained", records.EXPERT))
+    finish(settings, record, expert, f"accuracy: {before:.2f} before, {after:.2f} after")
     return 0
 
 
@@ -167,8 +175,6 @@ def train(
     bars: Bars,
 ) -> Expert:
     """Trains, or goes on where an interrupted run stopped."""
-    if not settings.resume:
-        shutil.rmtree(settings.state_folder(), ignore_errors=True)
     crop = recipe_name(settings) == "task_arithmetic"
     images = recipe.batch_size * recipe.accumulate
     batches = image_batches(
@@ -179,7 +185,7 @@ def train(
         encode, normalised_head, start.params, head, batches, recipe,
         seed=settings.seed,
         on_chunk=bars.follow(f"expert {settings.task}", recipe.steps, images),
-        state_folder=settings.state_folder(),
+        state_folder=begun_state(settings),
         data=f"{data.key} crops {crop} {settings.dtype}",
     )  # fmt: skip
 
@@ -214,14 +220,8 @@ def write_expert(
     scores: dict[str, Any],
 ) -> None:
     """Writes the expert in the layout of the pre-trained model."""
-    card = {
-        "method": "finetune",
-        "task": settings.task,
-        "recipe": {"name": recipe_name(settings), **recipe._asdict()},
-        "seed": settings.seed,
-        "pretrained": settings.pretrained or f"embedded {settings.model}",
-        "scores": {"accuracy": scores},
-    }
+    pretrained = settings.pretrained or f"embedded {settings.model}"
+    card = expert_card(settings, recipe, pretrained, {"accuracy": scores})
     output, name = settings.expert_folder(), settings.task
     vision, head = jax.tree.map(np.asarray, (expert.params, expert.head))
     export.write_model(

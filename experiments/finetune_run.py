@@ -1,37 +1,45 @@
-"""What fine-tuning on images and on texts have in common: options, their check, the record."""
+"""What fine-tuning on images, texts and scenes has in common: options, their check, the outputs."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from experiments import records
-from experiments.tasks.task import check_known
+from experiments.tasks.task import Split, check_known
+from symerge_jax.checkpoints import export
+from symerge_jax.cli.progress import say
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
 from symerge_jax.finetune import Expert
-from symerge_jax.models import clip_config, roberta_config
+from symerge_jax.models import clip_config, resnet_config, roberta_config
+from symerge_jax.recipes import Recipe
 
-MODELS = (*clip_config.PRESETS, *roberta_config.PRESETS)
+MODELS = (*clip_config.PRESETS, *roberta_config.PRESETS, *resnet_config.PRESETS)
 IMAGE_RECIPES = ("task_arithmetic", "fusion_bench")
 TEXT_RECIPES = ("glue", "small")
+DENSE_RECIPES = ("fusion_bench",)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Fine-tunes CLIP on an image task, or RoBERTa on a text task, and writes the expert."""
+    """Fine-tunes CLIP on images, RoBERTa on texts or a ResNet on scenes, and writes the expert."""
 
     task: str
-    """Name of the task: one of the benchmark's sets, or a folder below --data."""
+    """Name of the task: one of the benchmark's sets, or a folder below --data; for a ResNet
+    segmentation, depth or normal."""
     data: Path
-    """Folder with one folder per task."""
+    """Folder with one folder per task; for a ResNet with scenes in train and in test or val."""
     model: str = "ViT-B-32"
     """Name of the model; tiny-64x3 is embedded, roberta-base is to be had from the hub, the others
     need --pretrained."""
     pretrained: str | None = None
-    """Folder or file of CLIP or RoBERTa, or owner/name on the hub."""
+    """Folder or file of CLIP, RoBERTa or a ResNet, or owner/name on the hub."""
     vocabulary: Path | None = None
     """RoBERTa's vocabulary files; otherwise those beside its weights."""
     head: Path | None = None
@@ -42,7 +50,7 @@ class Settings:
     """Folder of decoded images, of tokens and of unfinished runs; OUT/cache otherwise."""
     recipe: str | None = None
     """For images task_arithmetic (the default) or fusion_bench; for texts glue (that of
-    roberta-base) or small."""
+    roberta-base) or small; for scenes fusion_bench."""
     epochs: int | None = None
     """Passes over the training inputs; the task's own otherwise, or as many as make the recipe's
     steps."""
@@ -55,7 +63,8 @@ class Settings:
     learning_rate: float | None = None
     """Peak learning rate; the recipe's otherwise."""
     seed: int = 0
-    """Of the order of inputs, the crops of images and the fresh head of texts."""
+    """Of the order of inputs, the crops of images, dropout and the fresh head of texts or
+    scenes."""
     limit: int | None = None
     """Largest number of inputs of each split; all otherwise."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -69,6 +78,11 @@ class Settings:
     def texts(self) -> bool:
         """Whether the model is one of texts."""
         return self.model in roberta_config.PRESETS
+
+    @property
+    def dense(self) -> bool:
+        """Whether the model is one of dense prediction."""
+        return self.model in resnet_config.PRESETS
 
     def cache_folder(self) -> Path:
         """Returns where expensive things are kept."""
@@ -93,14 +107,21 @@ class Settings:
 def check(settings: Settings) -> None:
     """Raises `BadInput` for options that cannot be."""
     check_known(settings.model, MODELS, "model")
-    known = TEXT_RECIPES if settings.texts else IMAGE_RECIPES
+    texts, dense = settings.texts, settings.dense
+    known = TEXT_RECIPES if texts else DENSE_RECIPES if dense else IMAGE_RECIPES
     check_known(recipe_name(settings), known, "recipe")
     for name in ("epochs", "steps", "batch_size", "accumulate", "limit"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise BadInput(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if settings.limit == 1:
-        raise BadInput("--limit must be at least 2: two classes need an input each")
+        why = "a batch is of two scenes or more" if dense else "two classes need an input each"
+        raise BadInput(f"--limit must be at least 2: {why}")
+    if dense and settings.batch_size == 1:
+        raise BadInput(
+            "--batch-size must be at least 2: batch normalisation in training has no variance of "
+            "one scene; --accumulate makes larger batches in little memory"
+        )
     if settings.learning_rate is not None and not 0 < settings.learning_rate < 1:
         raise BadInput(f"--learning-rate must be between 0 and 1, got {settings.learning_rate:g}")
     if settings.seed < 0:
@@ -109,19 +130,90 @@ def check(settings: Settings) -> None:
         raise BadInput("--epochs and --steps both say how long to train; give one of them")
     if Path(settings.task).name != settings.task or settings.task in ("", ".", ".."):
         raise BadInput(f"--task must be a name, not a path, got {settings.task!r}")
-    if settings.texts and settings.head is not None:
+    if settings.head is not None and texts:
         raise BadInput("--head goes with images; the head of a text expert is trained from scratch")
-    if settings.vocabulary is not None and not settings.texts:
+    if settings.head is not None and dense:
+        raise BadInput("--head goes with CLIP; the decoder of a ResNet is trained from scratch")
+    if settings.vocabulary is not None and not texts:
         raise BadInput(f"--vocabulary goes with texts, but {settings.model} is a model of images")
 
 
 def recipe_name(settings: Settings) -> str:
-    """Returns the recipe's name as it is in `IMAGE_RECIPES` or `TEXT_RECIPES`."""
+    """Returns the recipe's name as it is in the list of its kind, such as `IMAGE_RECIPES`."""
     if settings.recipe is not None:
         return settings.recipe.replace("-", "_")
     if settings.texts:
         return "glue" if settings.model == "roberta-base" else "small"
-    return "task_arithmetic"
+    return "fusion_bench" if settings.dense else "task_arithmetic"
+
+
+def some(split: Split, limit: int | None) -> Split:
+    """Returns at most `limit` inputs, drawn with seed 0: files may be sorted by label."""
+    if limit is None or limit >= len(split.labels):
+        return split
+    rows = np.sort(np.random.default_rng(0).permutation(len(split.labels))[:limit])
+    return Split(split.inputs[rows], split.labels[rows])
+
+
+def begun_state(settings: Settings) -> Path:
+    """Returns where an unfinished run is kept; nothing is there unless it is to be resumed."""
+    if not settings.resume:
+        shutil.rmtree(settings.state_folder(), ignore_errors=True)
+    return settings.state_folder()
+
+
+def keep_pretrained(
+    settings: Settings,
+    pretrained: str,
+    names: Sequence[str],
+    is_same: Callable[[Path], bool],
+    write: Callable[[Path], None],
+) -> None:
+    """Writes what experts start from beside them, as `pretrained`, unless it is there.
+
+    Args:
+        settings: say where experts go.
+        pretrained: what to call it.
+        names: of folders in which it may be.
+        is_same: whether the model in a folder is the one to start from.
+        write: into a folder.
+
+    Raises:
+        BadInput: another model is there.
+    """
+    experts = settings.experts_folder()
+    there = next((experts / name for name in names if (experts / name).is_dir()), None)
+    if there is None:
+        with export.new_folder(experts / "pretrained") as folder:
+            write(folder)
+    elif not is_same(there):
+        raise BadInput(
+            f"{there}: is another pre-trained model than {pretrained}; experts that are to be "
+            "merged start from one model, so give the same --pretrained or another --out"
+        )
+
+
+def expert_card(
+    settings: Settings, recipe: Recipe, pretrained: str, scores: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what an expert's card says beside versions and hashes."""
+    return {
+        "method": "finetune",
+        "task": settings.task,
+        "recipe": {"name": recipe_name(settings), **recipe._asdict()},
+        "seed": settings.seed,
+        "pretrained": pretrained,
+        "scores": scores,
+    }
+
+
+def finish(settings: Settings, record: records.Record, expert: Expert, scores: str) -> None:
+    """Writes the record and says where all is; the last line printed is the record's path."""
+    path = write_record(record, expert, settings.out)
+    shutil.rmtree(settings.state_folder(), ignore_errors=True)
+    say(scores)
+    say(f"expert: {settings.expert_folder()}")
+    print(path)
 
 
 def write_record(record: records.Record, expert: Expert, out: Path) -> Path:

@@ -40,6 +40,9 @@ METHODS = {
     "cross_task": "Other tasks' encoders",
     "pairwise_average": "Means of two encoders",
     "entropy_joint": "Entropy, λ and heads",
+    "task_arithmetic_recalibrate": "Task Arithmetic, recalibrated",
+    "symerge_merge_stats": "SyMerge, merged statistics",
+    "symerge_pretrained_stats": "SyMerge, statistics of θ₀",
 }
 
 METRICS = {
@@ -54,7 +57,7 @@ METRICS = {
     "f1": "F1 (%)",
     "miou": "mIoU (%)",
     "pixel_accuracy": "pixel accuracy (%)",
-    "depth_abs_error": "absolute depth error",
+    "depth_abs_error": "absolute depth error (m)",
     "depth_rel_error": "relative depth error",
     "normal_mean_angle": "mean normal angle (°)",
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.experts import Experts, Model
 from experiments.methods import Outcome, Seed
+from experiments.records import lower_is_better
 from experiments.scoring import logits_on, padded, score, validation_scores
 from experiments.statistics import moments
 from experiments.tasks.task import Task
@@ -154,15 +155,25 @@ def tuned_by_metrics(
 ) -> float:
     """Returns the scale with the best mean of each task's metric.
 
-    As it is and not relative to the expert's: a correlation may be 0 or below.
+    As it is and not relative to the expert's: a correlation may be 0 or below. Metrics of maps are
+    errors and shares in units of their own, and are taken relative to the expert's.
     """
     heads, classes, count = experts.stacked, experts.classes, len(tasks)
     means = []
+    own = None
+    if model.dense is not None:
+        own = validation_scores(model, experts.params, heads, classes, tasks)
     for scale in sorted(scales):
         params = [moved(model.pretrained, merged, scale=scale)] * count
         found = validation_scores(model, params, heads, classes, tasks)
-        means.append(found.mean())
+        means.append((found if own is None else relative(found, own, tasks)).mean())
     return sorted(scales)[int(np.argmax(np.round(means, 9)))]  # of equal ones the smallest
+
+
+def relative(values: np.ndarray, experts: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+    """Returns values divided by the experts', or the inverse where less is better, [task]."""
+    less = np.array([lower_is_better(task.metric) for task in tasks])
+    return np.where(less, experts / values, values / experts)
 
 
 @memoise

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from experiments.experts import Experts
 from experiments.scoring import Scored
 from experiments.tasks.task import check_known
-from symerge_jax.adapt.objectives import ExpertLabels
+from symerge_jax.adapt.dense import AdaptedDense, Statistics
 from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.errors import BadInput
 from symerge_jax.finetune import Recipe
@@ -50,6 +50,7 @@ class Constants(NamedTuple):
         router_rate: of WEMoE.
         router_initial: λ of WEMoE, in the routers' start and outside the MLPs.
         objective: of SyMerge: "self_label", a distance to the expert's outputs, or "entropy".
+        batch_norm: what SyMerge does with running statistics, where a network has some.
     """
 
     recipe: Recipe | None
@@ -64,6 +65,7 @@ class Constants(NamedTuple):
     router_rate: float = 1e-4
     router_initial: float = 0.3
     objective: str = "self_label"
+    batch_norm: Statistics = "recalibrate"
 
 
 class Seed(NamedTuple):
@@ -71,7 +73,7 @@ class Seed(NamedTuple):
 
     number: int
     experts: Experts
-    labels: list[ExpertLabels]
+    labels: list[Any]
 
 
 class Outcome(NamedTuple):
@@ -87,6 +89,7 @@ class Outcome(NamedTuple):
         stored: encoders' worth of numbers that serve all tasks.
         losses: of a method that learns, [step].
         curve: accuracy in percent every so many iterations, [point, task].
+        dense: of a method that learns on scenes.
     """
 
     method: str
@@ -98,6 +101,7 @@ class Outcome(NamedTuple):
     stored: float = 1.0
     losses: Any = None
     curve: Any = None
+    dense: AdaptedDense | None = None
 
 
 class Run(NamedTuple):

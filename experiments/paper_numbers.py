@@ -102,6 +102,7 @@ ANALYSES = {
     "sparsity": Analysis("Sparsity of the coefficients", "Figures F and G"),
     "tsne": Analysis("Features before and after entropy minimisation", "Figure D"),
     "disjoint": Analysis("Experts from different pre-trainings", "project page"),
+    "dense": Analysis("Merging segmentation, depth and normals", "Table 2"),
     "language": Analysis("Merging eight text tasks", "Table 3, Figure B"),
     "proposition": Analysis("The bound on a merged pair's loss", "Proposition 1"),
 }
@@ -131,13 +132,15 @@ def beside(record: Record) -> Beside | None:
     For another model than the paper's, those of ViT-B/32 with the task count nearest to the record.
     """
     experiment = record["experiment"]
-    if experiment not in (*_MEANS, "language"):
+    if experiment not in (*_MEANS, "language", "dense"):
         return None
     given = record["settings"].get("model")
     large = given == "ViT-L-14" and experiment in _BOTH_MODELS
     model = "ViT-L-14" if large else "ViT-B-32"
     if experiment == "language":
         return Beside(f"{ANALYSES[experiment].source}: RoBERTa-base, GLUE's 8 tasks", _language())
+    if experiment == "dense":
+        return Beside(f"{ANALYSES[experiment].source}: ResNet-50, NYUv2", _dense())
     tasks = len({r["task"] for r in record["results"]})
     count = min(_COUNTS, key=lambda size: abs(size - tasks))
     if experiment not in _EVERY_COUNT:
@@ -192,6 +195,14 @@ def _language() -> Means:
     metrics = ("matthews", "accuracy", "pearson_spearman")
     each = {one.name: {EXPERT: one.individual, "symerge": one.symerge[0]} for one in glue.TASKS}
     return {**dict.fromkeys(metrics, glue.MEANS), **each}
+
+
+def _dense() -> Means:
+    module = script("dense")
+    return {
+        metric: {method: row[i] for method, row in module.PAPER.items()}
+        for i, metric in enumerate(module.METRICS)
+    }
 
 
 # Experiment → the paper's means for a model and a number of tasks.

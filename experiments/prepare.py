@@ -4,11 +4,13 @@
     python -m experiments.prepare vision --checkpoints DIR --source tint --tasks eurosat svhn
     python -m experiments.prepare vision --data DIR --check          never uses the network
     python -m experiments.prepare language --checkpoints DIR --data DIR
+    python -m experiments.prepare dense --checkpoints DIR --data DIR
 
 What is there already is not fetched again. Files of the Hugging Face hub are pinned to a commit and
 entered with their sha256 in DIR/sources.json. At the end everything is checked: the files, their
-hashes, and the numbers of classes and images (or of texts) of each data set. If anything is missing
-or differs, a table says what goes where and where it is to be had, and the exit code is 1.
+hashes, and the numbers of classes and images (or of texts, or of scenes) of each data set. If
+anything is missing or differs, a table says what goes where and where it is to be had, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -42,10 +44,11 @@ from symerge_jax.errors import BadInput
 class Settings:
     """Fetches checkpoints and data sets of an experiment, or says which file belongs where."""
 
-    experiment: tyro.conf.Positional[Literal["vision", "language"]]
+    experiment: tyro.conf.Positional[Literal["vision", "language", "dense"]]
     """What to prepare for."""
     model: str | None = None
-    """Name of the model: ViT-B-32 (the default), ViT-B-16 or ViT-L-14; roberta-base for texts."""
+    """Name of the model: ViT-B-32 (the default), ViT-B-16 or ViT-L-14; roberta-base for texts,
+    resnet50 for scenes."""
     tasks: tuple[str, ...] | None = None
     """Names of the tasks; the first TASK_COUNT of the benchmark otherwise."""
     task_count: Literal[8, 14, 20] = 8
@@ -76,6 +79,8 @@ def main(settings: Settings) -> int:
     """Prepares, checks and reports; returns 1 if anything is missing or differs."""
     if settings.experiment == "language":
         return language(settings)
+    if settings.experiment == "dense":
+        return dense(settings)
     plan = check_settings(settings)
     needs: list[tuple[Path, Need]] = []
     if settings.checkpoints is not None:
@@ -129,6 +134,34 @@ def language(settings: Settings) -> int:
     if settings.data is not None:
         missing += prepare_language.check_data(settings.data, tasks)
     return report(settings, missing, settings.checkpoints)
+
+
+def dense(settings: Settings) -> int:
+    """Prepares, checks and reports what `experiments.dense` needs."""
+    from experiments import prepare_dense  # brings Flax, a second that others need not wait
+
+    check_places(settings)
+    if settings.model not in (None, prepare_dense.MODEL):
+        raise BadInput(
+            f"--model {settings.model}: the dense experiment has {prepare_dense.MODEL} alone"
+        )
+    tasks, revisions = prepare_dense.chosen(settings.tasks), revisions_of(settings)
+    root, data = settings.checkpoints, settings.data
+
+    def models() -> list[tuple[Path, Need]]:  # that are not there yet
+        if root is None:
+            return []
+        return [(root, need) for need in prepare_dense.checkpoint_needs(root, data, tasks)]
+
+    scenes = [] if data is None else [(data, need) for need in prepare_dense.data_needs(data)]
+    if settings.dry_run:
+        return describe([*models(), *scenes])
+    if not settings.check:
+        fetch_all([*models(), *scenes], revisions)
+    missing = [Missing(need.what, str(at / need.shown), need.origin) for at, need in models()]
+    if data is not None:
+        missing += prepare_dense.check_data(data, tasks)
+    return report(settings, missing, root)
 
 
 def report(settings: Settings, missing: list[Missing], base: Path | None) -> int:

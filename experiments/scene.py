@@ -28,6 +28,7 @@ from experiments.tasks.task import Task
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.files import make_folder
 from symerge_jax.models.clip_config import VisionConfig
+from symerge_jax.models.resnet_config import DecoderConfig
 from symerge_jax.parallel import Device, run_jobs, use_devices
 
 
@@ -38,11 +39,13 @@ class Start(NamedTuple):
         model: the encoder.
         like: its checkpoint, or its sizes where it was made here: what a written model looks like.
         classes: bool [task, classes], which head rows exist.
+        decoders: sizes of the decoders of dense prediction.
     """
 
     model: Model
     like: Any
     classes: Any = None
+    decoders: DecoderConfig | None = None
 
     @property
     def vision(self) -> VisionConfig:
@@ -92,6 +95,7 @@ def staged(
     make: Callable[[records.Record, Sequence[Device], Around], Made],
     *,
     tune: Tune = "labels",
+    said: Callable[..., Sequence[Any]] = label,
 ) -> Iterator[Scene]:
     """Opens a record, and lets tasks, experts and their predictions be made or read.
 
@@ -102,6 +106,7 @@ def staged(
         constants: hyper-parameters of this kind of data.
         make: gives the model, the tasks, and the experts of each seed.
         tune: how scales of training-free methods are chosen.
+        said: (model, experts, tasks, cache) → what experts say of their test inputs.
     """
     devices = use_devices(settings.devices)
     cache = make_folder(settings.cache_folder())
@@ -120,7 +125,7 @@ def staged(
         say(f"{len(tasks)} tasks: {', '.join(task.name for task in tasks)}")
         with records.phase(record, "predictions"):
             seeds = {
-                seed: Seed(seed, found, label(start.model, found, tasks, cache))
+                seed: Seed(seed, found, list(said(start.model, found, tasks, cache)))
                 for seed, found in experts.items()
             }
         yield Scene(record, settings, constants, start, tasks, seeds, devices, around)
@@ -141,6 +146,7 @@ def adapt(
     scene: Scene,
     runs: Sequence[Run],
     constants: Constants | Sequence[Constants] | None = None,
+    run_one: Callable[..., Outcome] = adaptive,
 ) -> list[Outcome]:
     """Runs adaptive methods, each under each seed.
 
@@ -148,11 +154,12 @@ def adapt(
         scene: of the experiment.
         runs: what to run.
         constants: other than the scene's: for all runs, or for each.
+        run_one: runs one of them.
     """
     given = scene.constants if constants is None else constants
     each = [given] * len(runs) if isinstance(given, Constants) else given
     jobs = [
-        partial(adaptive, scene.model, seed, scene.tasks, run, own, scene.around)
+        partial(run_one, scene.model, seed, scene.tasks, run, own, scene.around)
         for run, own in zip(runs, each, strict=True)
         for seed in scene.seeds.values()
     ]

@@ -76,9 +76,11 @@ def columns(record: Record, paper: Means | None = None) -> list[Column]:
         if pair[1] == mains[pair[0]] or not averaged:
             values = [records.over_seeds(record, m, *pair)[0] for m in methods]
             found.append(_plain(_heading(pair, record), values))
-            if pair[1] == mains[pair[0]]:
-                found += _beside(values, {} if paper is None else paper.get(pair[0], {}), methods,
-                                 "paper")  # fmt: skip
+            theirs = {} if paper is None else paper.get(pair[0], {})
+            if not averaged and paper is not None:
+                theirs = paper.get(pair[1], {})
+            if pair[1] == mains[pair[0]] or not averaged:
+                found += _beside(values, theirs, methods, "paper")
     return found
 
 
@@ -203,7 +205,13 @@ def _beside(
         None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)
     ]
     gap = Column("ours − paper", differences, [None] * len(differences), signed=True)
+    if max(value for value in theirs if value is not None) < 1:  # metres, ratios
+        gap = gap._replace(texts=["–" if d is None else _signed_small(d) for d in differences])
     return [_plain(heading, theirs), gap]
+
+
+def _signed_small(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _side_metrics(record: Record) -> list[str]:

@@ -1,8 +1,8 @@
 """Adapts a merge of a person's experts to their unlabelled inputs: files in, a folder out.
 
 The counterpart of `merge_files` for methods that learn: `symerge adapt` and its library form, for
-image towers and for encoders of texts (`networks`). Labels, where the inputs have any, are read for
-the report alone: `Inputs`, which is what adapts, has none.
+image towers, encoders of texts and trunks of dense prediction (`networks`). Labels, where the
+inputs have any, are read for the report alone: `Inputs`, which is what adapts, has none.
 """
 
 from __future__ import annotations
@@ -22,18 +22,30 @@ from symerge_jax.adapt.distances import ExpertOutputs
 from symerge_jax.adapt.experts import labels_of
 from symerge_jax.adapt.symerge import Adapted, symerge
 from symerge_jax.adapt_settings import JOINT, Settings, batch_size_of, draws, is_entropy
-from symerge_jax.adapt_tasks import Task, read_task_heads, read_tasks
+from symerge_jax.adapt_tasks import Task, read_task_heads, read_tasks, settings_for
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.hashes import hashing, start_hashing
+from symerge_jax.checkpoints.resnet_export import write_trunk_config
 from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.data.roberta_tokenizer import RobertaTokenizer
 from symerge_jax.data.tasks_file import TasksFile
+from symerge_jax.dense_adapt_files import DenseScore, adapt_maps, maps_on, score_maps
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
 from symerge_jax.merge_plan import Plan, plan
-from symerge_jax.networks import TEXTS, AnyHead, Network, load_network, outputs_of, tensor_rules
+from symerge_jax.networks import (
+    IMAGES,
+    SCENES,
+    TEXTS,
+    AnyHead,
+    Network,
+    load_network,
+    outputs_of,
+    tensor_rules,
+)
 from symerge_jax.notation import Array, Params
 from symerge_jax.score import agreement, computable, logits_on, text_scores
+from symerge_jax.stored_decoders import StoredDecoder
 from symerge_jax.text_inputs import write_vocabulary
 from symerge_jax.tune import Tuned
 from symerge_jax.verify import write_reference
@@ -45,10 +57,11 @@ class Prepared(NamedTuple):
     Attributes:
         plan: of the merge.
         network: the pre-trained model.
-        tower: its image tower or encoder in the precision of the computation.
-        task_vectors: τ, of the leaves that some expert changed.
+        tower: its image tower, encoder or trunk in the precision of the computation.
+        task_vectors: τ, of the leaves that some expert changed; of a trunk of all.
         tasks: in the order of the file.
-        experts: what each expert says of its own inputs, logits [n, outputs].
+        experts: what each expert says of its own inputs, logits [n, outputs]; of scenes what
+            `dense_adapt_files.maps_on` gives.
         named: (tensor, path in the tower) of each trained leaf.
         tokenizer: of texts, None for images.
     """
@@ -79,12 +92,13 @@ def prepare(
     names = [task.name for task in file.tasks]
     found = plan(file.pretrained, [task.expert for task in file.tasks], names)
     need_text = any(task.classes is not None for task in file.tasks)
-    network = load_network(found.pretrained, text=need_text)
+    network = load_network(found.pretrained, text=need_text, stated_by=found.experts)
+    settings = settings_for(file, network)
     for note in network.loaded.notes:
         report(f"{file.pretrained}: {note}")
     tower = computable(network.params)
-    heads = read_task_heads(file, network, found.experts)
-    tokenizer, tasks = read_tasks(file, network, heads, found, limit=limit)
+    heads = read_task_heads(file, network, found.experts, settings.method)
+    tokenizer, tasks = read_tasks(file, network, heads, found, settings, limit=limit)
     words = network.family.inputs
     for task in tasks:
         report(f"{task.name}: {len(task.inputs.rows)} {words}, {_size(task.head)}")
@@ -93,21 +107,31 @@ def prepare(
     for k, (checkpoint, task) in enumerate(zip(found.experts, tasks, strict=True)):
         # What an expert does not carry is the pre-trained model's.
         theta = {**tower, **computable(load_network(checkpoint).params)}
-        logits = logits_on(network, theta, task.head.head, task.inputs.rows)
-        if not np.isfinite(logits).all():
+        said = _said(network, theta, task.head.head, task)
+        if not np.isfinite(said).all():
             raise BadInput(
                 f"{checkpoint.path}: gives logits that are not finite on {task.name}'s {words}"
                 f"{_culprit(checkpoint)}"
             )
-        experts.append(logits)
+        experts.append(said)
         jax.tree.map(lambda out, a, b, k=k: np.subtract(a, b, out=out[k]), tau, theta, tower)
         report(f"{task.name}: expert read, its predictions made")
-    named, tau = _trained(found, tau, network)
+    named, changed = _trained(found, tau, network)
+    if network.family is not SCENES:  # statistics that nobody changed still take part in the run
+        tau = changed
     return Prepared(found, network, tower, tau, tasks, experts, named, tokenizer)
+
+
+def _said(network: Network, params: Params, head: Any, task: Task) -> np.ndarray:
+    if network.family is SCENES:
+        return maps_on(network, params, head, task)
+    return logits_on(network, params, head, task.inputs.rows)
 
 
 def _size(head: AnyHead) -> str:
     outputs = outputs_of(head.head)
+    if isinstance(head, StoredDecoder):
+        return f"{outputs} maps" if outputs > 1 else "one map"
     return f"{outputs} classes" if outputs > 1 else "a regression"
 
 
@@ -157,11 +181,15 @@ def run(
 ) -> Adapted:
     """Adapts; no label takes part."""
     network = prepared.network
+    if network.family is SCENES:
+        return adapt_maps(
+            network, prepared.tower, prepared.task_vectors, prepared.tasks, prepared.experts,
+            settings, on_chunk=on_chunk,
+        )  # fmt: skip
     heads, classes = network.family.stack([task.head.head for task in prepared.tasks])
     inputs = [task.inputs.rows for task in prepared.tasks]
     start = (
-        network.encode, network.family.classify, prepared.tower, prepared.task_vectors, heads,
-        inputs,
+        network.encode, network.classify, prepared.tower, prepared.task_vectors, heads, inputs,
     )  # fmt: skip
     shared: dict[str, Any] = {
         "classes": classes,
@@ -229,13 +257,17 @@ class TextScore(NamedTuple):
     expert_score: float | None
 
 
-def score(prepared: Prepared, adapted: Adapted) -> dict[str, Score | TextScore]:
+AnyScore = Score | TextScore | DenseScore
+
+
+def score(prepared: Prepared, adapted: Adapted) -> Mapping[str, AnyScore]:
     """Compares the model, as it will be stored, with the experts and with labels if any."""
     params = computable(_as_stored(prepared, adapted))
     network, found = prepared.network, {}
-    for task, head, expert in zip(
-        prepared.tasks, _heads(prepared, adapted), prepared.experts, strict=True
-    ):
+    heads = _heads(prepared, adapted)
+    if network.family is SCENES:
+        return score_maps(network, params, heads, prepared.tasks, prepared.experts)
+    for task, head, expert in zip(prepared.tasks, heads, prepared.experts, strict=True):
         logits = logits_on(network, params, head, task.inputs.rows)
         if network.family is TEXTS:
             own, best = (_by_metric(task, outputs) for outputs in (logits, expert))
@@ -259,7 +291,7 @@ def _by_metric(task: Task, logits: np.ndarray) -> float | None:
 
 
 def _heads(prepared: Prepared, adapted: Adapted) -> list[Any]:
-    """Returns the adapted heads, one per task and without padding."""
+    """Returns the adapted heads, one per task and without padding; of decoders the variables."""
     stack, unstack = prepared.network.family.stack, prepared.network.family.unstack
     return unstack(adapted.heads, stack([task.head.head for task in prepared.tasks])[1])
 
@@ -277,7 +309,7 @@ def write(
     prepared: Prepared,
     settings: Settings,
     adapted: Adapted,
-    scores: Mapping[str, Score | TextScore],
+    scores: Mapping[str, AnyScore],
     output: str | Path,
     *,
     tuned: Tuned | None = None,
@@ -287,8 +319,12 @@ def write(
 
     The card of a training-free method holds the scale and what the others gave.
     """
-    tasks = prepared.tasks
-    heads = _heads(prepared, adapted)
+    tasks, family = prepared.tasks, prepared.network.family
+    heads = [
+        task.head.decoder._replace(variables=jax.tree.map(np.asarray, head))
+        if isinstance(task.head, StoredDecoder) else head
+        for task, head in zip(tasks, _heads(prepared, adapted), strict=True)
+    ]  # fmt: skip
     everyone = (prepared.plan.pretrained, *prepared.plan.experts)
     with hashing() as pool:
         hashes = {path: future.result() for path, future in start_hashing(everyone, pool).items()}
@@ -297,7 +333,7 @@ def write(
     card = {
         "method": settings.method,
         "kind": "shared",
-        "settings": settings._asdict(),
+        "settings": {k: v for k, v in settings._asdict().items() if v is not None},
         "layout": prepared.plan.layout,
         "tasks": [task.name for task in tasks],
         "inputs": {
@@ -319,6 +355,8 @@ def write(
     def finish(folder: Path) -> None:
         if prepared.tokenizer is not None:
             write_vocabulary(prepared.tokenizer, folder)
+        if family is SCENES:  # the output stride that an expert states
+            write_trunk_config(everyone[0], folder, everyone[1:])
         if tuned is None:
             write_atomically(folder / "coefficients.npz", _coefficients(prepared, adapted))
         write_reference(folder)
@@ -326,7 +364,7 @@ def write(
     params = _as_stored(prepared, adapted)
     return export.write_model(
         output,
-        params if prepared.network.family is TEXTS else {"vision": params},
+        {"vision": params} if family is IMAGES else params,
         like=prepared.plan.pretrained,
         heads={task.name: head for task, head in zip(tasks, heads, strict=True)},
         classes={task.name: task.head.classes for task in tasks},
@@ -339,7 +377,10 @@ def write(
 def _coefficients(prepared: Prepared, adapted: Adapted) -> bytes:
     """λ [tensor, task] with both axes named, in the source's order, and the losses [step]."""
     lam: Any = adapted.coefficients
-    names, paths = zip(*prepared.named, strict=True)
+    # Running statistics have coefficients only where they are merged by them.
+    own = set(trees.paths(lam)) if isinstance(lam, dict) else None
+    named = [one for one in prepared.named if own is None or one[1] in own]
+    names, paths = zip(*named, strict=True)
     rows = (
         as_matrix(lam, paths)
         if isinstance(lam, dict)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from inspect import signature
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
+from symerge_jax.adapt.dense import Statistics
 from symerge_jax.data.tasks_file import TasksFile
 from symerge_jax.errors import BadInput
 from symerge_jax.merge import METHODS as MERGES
@@ -35,11 +36,13 @@ class Settings(NamedTuple):
     Attributes:
         method: one of `METHODS` or `TUNED`.
         layer: the task-specific layer that learns; "classifier".
-        iterations: rounds over the tasks; of texts 1000 otherwise.
-        batch_size: inputs per task and round.
+        iterations: rounds over the tasks; of texts 1000 otherwise, of scenes 25.
+        batch_size: inputs per task and round; of scenes 16 otherwise.
         learning_rate: Adam's; None for the method's default.
         initial_coefficient: None for 0.3 with up to 8 tasks, 0.1 with more.
         seed: of task order and batches.
+        batch_norm: what becomes of a ResNet's running statistics, one of `adapt.dense.Statistics`;
+            None for models without any.
     """
 
     method: str = "symerge"
@@ -49,6 +52,7 @@ class Settings(NamedTuple):
     learning_rate: float | None = None
     initial_coefficient: float | None = None
     seed: int = 0
+    batch_norm: str | None = None
 
 
 def draws(name: str) -> bool:
@@ -69,18 +73,22 @@ def without_part(method: str, keys: Iterable[str]) -> list[str]:
     return [key for key in keys if key not in used]
 
 
-def settings_of(file: TasksFile, *, texts: bool = False) -> Settings:
+def settings_of(file: TasksFile, *, texts: bool = False, scenes: bool = False) -> Settings:
     """Returns the settings of a tasks.toml over the defaults.
 
     Args:
         file: the tasks.toml.
         texts: whether its inputs are texts, which learn longer and in smaller steps (the paper's
             appendix B).
+        scenes: whether they are scenes of dense prediction (its table 2).
 
     Raises:
         BadInput: a method, layer or number that cannot be.
     """
-    settings = Settings(iterations=1000 if texts else 500)._replace(**file.adapt)
+    usual = Settings(iterations=1000 if texts else 500)
+    if scenes:
+        usual = Settings(iterations=25, batch_size=16, batch_norm="recalibrate")
+    settings = usual._replace(**file.adapt)
     settings = settings._replace(method=settings.method.replace("-", "_"))
     if settings.method not in (*METHODS, *TUNED):
         known = ", ".join((*METHODS, *TUNED))
@@ -97,15 +105,26 @@ def settings_of(file: TasksFile, *, texts: bool = False) -> Settings:
         raise _unusable(file, "learning_rate", "a number above 0", rate)
     if start is not None and not np.isfinite(start):
         raise _unusable(file, "initial_coefficient", "a finite number", start)
+    if settings.batch_norm not in (None, *get_args(Statistics)):
+        known = ", ".join(get_args(Statistics))
+        raise _unusable(file, "batch_norm", f"one of {known}", repr(settings.batch_norm))
+    if scenes and settings.batch_norm == "recalibrate" and settings.batch_size < 2:
+        wanted = "at least 2 to recalibrate batch normalisation (one image has no variance)"
+        raise _unusable(file, "batch_size", wanted, settings.batch_size)
     if settings.learning_rate is None:
-        usual = 5e-4 if texts else 1e-2
-        if is_entropy(settings.method) or (settings.method == "symerge_coefficients" and not texts):
-            usual = 1e-3
-        settings = settings._replace(learning_rate=usual)
+        settings = settings._replace(learning_rate=_usual_rate(settings.method, texts, scenes))
     if settings.initial_coefficient is None:
         few = len(file.tasks) <= 8
         settings = settings._replace(initial_coefficient=0.3 if few else 0.1)
     return settings
+
+
+def _usual_rate(method: str, texts: bool, scenes: bool) -> float:
+    if scenes:
+        return 1e-4
+    if is_entropy(method) or (method == "symerge_coefficients" and not texts):
+        return 1e-3
+    return 5e-4 if texts else 1e-2
 
 
 def _unusable(file: TasksFile, key: str, wanted: str, found: object) -> BadInput:

@@ -2,7 +2,7 @@
 
 The job of `symerge moments`. The methods that merge with such files are LOT and RegMean (Gram
 matrices) and Fisher merging (Fisher diagonals); `merge_statistics` reads them there. Of texts every
-position counts that is no padding.
+position counts that is no padding. Of ResNets there are none.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from symerge_jax import trees
 from symerge_jax.checkpoints.layout import check_same_layout
 from symerge_jax.checkpoints.open import Loaded
+from symerge_jax.checkpoints.roberta import LoadedRoberta
 from symerge_jax.data.images import draw_images
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
@@ -30,6 +31,7 @@ from symerge_jax.models.heads import Head, normalised_head
 from symerge_jax.models.roberta import classify, encode_tokens, hidden_states
 from symerge_jax.models.roberta_config import RobertaConfig
 from symerge_jax.networks import (
+    SCENES,
     AnyHead,
     Network,
     check_width,
@@ -64,7 +66,7 @@ def make_moments(
     """Runs an expert on unlabelled inputs and writes what a merge will take of it.
 
     Args:
-        expert: any checkpoint that `load_network` reads.
+        expert: a CLIP or a RoBERTa.
         inputs: a pack or a folder of images, or a file of texts; of a task's folder, its train
             split, else test (dev of texts).
         output: the file.
@@ -78,16 +80,18 @@ def make_moments(
         report: receives a line per step.
 
     Raises:
-        BadInput: unreadable input, a head for other features, a regression for kind 'fisher', or
-            statistics that are not finite.
+        BadInput: unreadable input, a ResNet, a head for other features, a regression for kind
+            'fisher', or statistics that are not finite.
     """
     network = load_network(expert)
+    _refuse_scenes(network)
     own = dict(network.params)
     for note in network.loaded.notes:
         report(f"{expert}: {note}")
     params, start = computable(own), None
     if pretrained is not None:
         start = load_network(pretrained)
+        _refuse_scenes(start)
         params = _completed(params, network, start)
     whole = start or network
     stored = _head(network, kind, head)
@@ -100,6 +104,7 @@ def make_moments(
         if isinstance(whole.loaded, Loaded):
             found = tower_moments(whole.loaded.vision, params, drawn, kind=kind, head=own_head)
         else:
+            assert isinstance(whole.loaded, LoadedRoberta), "no ResNet comes here"
             found = encoder_moments(whole.loaded.config, params, drawn, kind=kind, head=own_head)
     except BadInput as error:
         raise BadInput(f"{expert}: {error}") from None
@@ -110,6 +115,14 @@ def make_moments(
 _LACKING = (
     ", or the expert lacks its projection: name the model it was fine-tuned from with --pretrained"
 )
+
+
+def _refuse_scenes(network: Network) -> None:
+    if network.family is SCENES:
+        raise BadInput(
+            f"{network.loaded.source.path}: a ResNet, of which no statistics can be made; merge it "
+            "with a method that takes none (`symerge methods` lists them)"
+        )
 
 
 def _head(network: Network, kind: Kind, file: str | Path | None) -> AnyHead | None:
@@ -150,6 +163,7 @@ def _draw(
         return place, draw_images(place, count, size=sizes.vision.image_size)
     models = [one.loaded.source for one in (network, start) if one is not None]
     given = None if vocabulary is None else Path(vocabulary)
+    assert isinstance(network.loaded, LoadedRoberta), "no ResNet comes here"
     tokenizer = find_vocabulary(given, models, network.loaded.config)
     place = find_texts(inputs, train=True)
     return place, draw_texts(place, tokenizer, network.loaded.config, count)

@@ -1,13 +1,14 @@
-"""CLIP's image tower and RoBERTa's encoder, read from a checkpoint into one form.
+"""CLIP's image tower, RoBERTa's encoder and ResNet's trunk, read from a checkpoint into one form.
 
-Adaptation, evaluation and their scores need the same of both: what encodes, what classifies, how
+Adaptation, evaluation and their scores need the same of all: what encodes, what classifies, how
 heads are read and stacked. What takes a `Network` does not ask which of them it is, except where
-inputs are read and where the two are scored by other metrics.
+inputs are read and where they are scored by other metrics. A ResNet's heads are decoders, which
+need the size of the images (`dense.network`): what they say is made in `dense_adapt_files`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +20,22 @@ from symerge_jax.checkpoints.clip_layouts import Rule
 from symerge_jax.checkpoints.heads import StoredHead, read_head, read_heads
 from symerge_jax.checkpoints.layout import names_of
 from symerge_jax.checkpoints.open import Loaded, load_clip, open_checkpoint
+from symerge_jax.checkpoints.resnet import LoadedResNet, load_resnet
+from symerge_jax.checkpoints.resnet_layout import stated_stride, trunk_rules
 from symerge_jax.checkpoints.roberta import LoadedRoberta, load_head, load_roberta
 from symerge_jax.checkpoints.roberta_heads import StoredTextHead, read_text_head, read_text_heads
 from symerge_jax.checkpoints.roberta_layout import roberta_rules
 from symerge_jax.checkpoints.source import Checkpoint
 from symerge_jax.classifier import Encode, encoder
 from symerge_jax.errors import BadInput
-from symerge_jax.models import roberta
+from symerge_jax.models import resnet, roberta
+from symerge_jax.models.dense_heads import stack_decoders, unstack_decoders
 from symerge_jax.models.heads import normalised_head, stack_heads, unstack_heads
 from symerge_jax.models.roberta_heads import stack_text_heads, unstack_text_heads
 from symerge_jax.notation import Array, Params
+from symerge_jax.stored_decoders import StoredDecoder, read_stored_decoder, read_stored_decoders
 
-AnyHead = StoredHead | StoredTextHead
+AnyHead = StoredHead | StoredTextHead | StoredDecoder
 
 
 class Family(NamedTuple):
@@ -39,7 +44,7 @@ class Family(NamedTuple):
     Attributes:
         inputs: what they take, in the plural.
         part: what is merged of them.
-        classify: (head, features) → logits.
+        classify: (head, features) → logits; None of decoders.
         stack: heads → leaves [task, ...], and which outputs exist.
         unstack: the inverse.
         read_head: file → head.
@@ -48,9 +53,9 @@ class Family(NamedTuple):
 
     inputs: str
     part: str
-    classify: Callable[[Any, Array], Array]
-    stack: Callable[[Any], tuple[Any, Array]]
-    unstack: Callable[[Any, Array], list[Any]]
+    classify: Callable[[Any, Array], Array] | None
+    stack: Callable[[Any], tuple[Any, Any]]
+    unstack: Callable[[Any, Any], list[Any]]
     read_head: Callable[[str | Path], AnyHead]
     read_heads: Callable[[str | Path], Any]
 
@@ -62,38 +67,60 @@ TEXTS = Family(
     "texts", "encoder", roberta.classify, stack_text_heads, unstack_text_heads,
     read_text_head, read_text_heads,
 )  # fmt: skip
+SCENES = Family(
+    "images", "trunk", None, stack_decoders, unstack_decoders,
+    read_stored_decoder, read_stored_decoders,
+)  # fmt: skip
 
 
 class Network(NamedTuple):
     """A network that was read.
 
     Attributes:
-        family: `IMAGES` or `TEXTS`.
+        family: `IMAGES`, `TEXTS` or `SCENES`.
         loaded: what was read.
-        params: the image tower or the encoder; NumPy arrays in the precision of the file.
-        encode: (θ, images uint8 or tokens int32 [batch, ...]) → features [batch, width].
+        params: the image tower, the encoder, or the trunk's {'params', 'batch_stats'}; NumPy arrays
+            in the precision of the file.
+        encode: (θ, images uint8 or tokens int32 [batch, ...]) → features [batch, width], of a
+            trunk [batch, rows, columns, width].
         width: of the features.
     """
 
     family: Family
-    loaded: Loaded | LoadedRoberta
+    loaded: Loaded | LoadedRoberta | LoadedResNet
     params: Params
     encode: Encode
     width: int
 
+    @property
+    def classify(self) -> Callable[[Any, Array], Array]:
+        """(head, features) → logits, of a network whose heads are no decoders."""
+        assert self.family.classify is not None, "what decoders say is made in dense_adapt_files"
+        return self.family.classify
 
-def load_network(path: str | Path | Checkpoint, *, text: bool = False) -> Network:
-    """Reads a CLIP or a RoBERTa.
+
+def load_network(
+    path: str | Path | Checkpoint, *, text: bool = False, stated_by: Sequence[Checkpoint] = ()
+) -> Network:
+    """Reads a CLIP, a RoBERTa or a ResNet.
 
     Args:
         path: as for `open_checkpoint`, or what that returned.
         text: read the text tower of a CLIP too, where there is one.
+        stated_by: models of the same network, which may state the output stride of a ResNet that
+            says nothing of it.
 
     Raises:
-        BadInput: as `load_clip` and `load_roberta`.
+        BadInput: as `load_clip`, `load_roberta` and `load_resnet`.
     """
     source = path if isinstance(path, Checkpoint) else open_checkpoint(path)
-    if names_of(source).layout == "roberta":
+    layout = names_of(source).layout
+    if layout == "resnet":
+        strides = (stated_stride(one.config) for one in (source, *stated_by))
+        trunk = load_resnet(source, output_stride=next(filter(None, strides), None))
+        encode = resnet.encode_images(trunk.config)
+        return Network(SCENES, trunk, trunk.variables, encode, trunk.config.features)
+    if layout == "roberta":
         read = load_roberta(source)
         encode = roberta.by_length(roberta.encode_tokens(read.config), pad=read.config.pad_token)
         return Network(TEXTS, read, read.params, encode, read.config.width)
@@ -113,6 +140,8 @@ def tensor_rules(network: Network, *, exported: bool = False) -> list[Rule]:
     loaded = network.loaded
     if isinstance(loaded, LoadedRoberta):
         return roberta_rules(loaded.config.depth)
+    if isinstance(loaded, LoadedResNet):
+        return trunk_rules(loaded.config.blocks)
     layout = "hugging_face" if loaded.names.layout == "hugging_face" else "open_clip"
     # Exports lose the prefix of open_clip alone.
     prefix = loaded.names.prefix if exported and layout == "hugging_face" else None
@@ -120,7 +149,9 @@ def tensor_rules(network: Network, *, exported: bool = False) -> list[Rule]:
 
 
 def outputs_of(head: Any) -> int:
-    """Returns the number of outputs of a head of either family: classes, or 1 for a regression."""
+    """Returns the number of outputs of a head: classes, or 1 for a regression; or maps."""
+    if "params" in head:
+        return len(head["params"]["out"]["bias"])
     return len(head["out_proj"]["bias"] if "out_proj" in head else head["bias"])
 
 
@@ -135,12 +166,16 @@ def check_width(head: AnyHead, network: Network, *, more: str = "") -> None:
     Raises:
         BadInput: features of another width.
     """
-    own = head.head
-    width = len(own["dense"]["bias"]) if "dense" in own else own["weight"].shape[1]
+    if isinstance(head, StoredDecoder):
+        width = head.decoder.config.features
+    else:
+        own: Any = head.head
+        width = len(own["dense"]["bias"]) if "dense" in own else own["weight"].shape[1]
     if width != network.width:
+        what = "decoder" if isinstance(head, StoredDecoder) else "head"
         raise BadInput(
-            f"{head.path}: the head takes features of width {width}, but "
-            f"{network.loaded.source.path} gives {network.width}; the head belongs to another "
+            f"{head.path}: the {what} takes features of width {width}, but "
+            f"{network.loaded.source.path} gives {network.width}; the {what} belongs to another "
             f"model{more}"
         )
 

@@ -2,7 +2,8 @@
 
 Two are those of public experts: `task_arithmetic_recipe` (Ilharco et al., "Editing Models with Task
 Arithmetic", 2023, https://arxiv.org/abs/2212.04089, appendix; the same in TALL-masks and SyMerge)
-and `fusion_bench_recipe` (the `tanganke` checkpoints on the Hugging Face hub).
+and `fusion_bench_recipe` (the `tanganke` checkpoints on the Hugging Face hub). `dense_recipe` is
+that of FusionBench's experts for dense prediction, which are not public.
 """
 
 from collections.abc import Callable, Hashable
@@ -50,11 +51,12 @@ class Recipe(NamedTuple):
         shift: pixels by which images are moved at random, 0 for none.
         warmup_steps: steps with the rate peak · (step + 1) / warmup_steps, in place of `warmup`;
             with fewer steps in all, the rate never stops rising.
-        decay: after the warm-up, "cosine" or "linear" (to 0), or "constant".
+        decay: after the warm-up, "cosine" or "linear" (to 0), "constant", or "halving".
         accumulate: passes per optimiser step; their gradients are averaged.
         whole_passes: the last batch of a pass over the images holds what is left of them, as
             PyTorch's data loaders do; otherwise the next pass fills it up.
         frozen: what gets no gradient at all: "head", or branches such as "encoder/projection".
+        halve_every: steps after which "halving" halves the rate, again and again.
     """
 
     steps: int = 400
@@ -71,6 +73,7 @@ class Recipe(NamedTuple):
     accumulate: int = 1
     whole_passes: bool = False
     frozen: tuple[str, ...] = ()
+    halve_every: int = 0
 
 
 def task_arithmetic_recipe(
@@ -119,10 +122,39 @@ def fusion_bench_recipe(*, steps: int = 4000, batch_size: int = 32) -> Recipe:
     )
 
 
+def dense_recipe(images: int, *, epochs: int = 40, batch_size: int = 16) -> Recipe:
+    """Returns the recipe of FusionBench's experts on NYUv2, which SyMerge follows.
+
+    Adam at 1e-4, halved each ten passes, for trunk and decoder (github.com/tanganke/fusion_bench).
+    There the last batch of a pass holds what is left of the images; here the next pass fills it up,
+    so that batch normalisation sees as many images in every step. Both make as many steps.
+
+    Args:
+        images: in the training set.
+        epochs: passes over them.
+        batch_size: images per forward and backward pass; two or more.
+    """
+    batches = -(-images // batch_size)
+    return Recipe(
+        steps=epochs * batches,
+        batch_size=batch_size,
+        learning_rate=1e-4,
+        head_rate=1e-4,
+        optimiser="adam",
+        weight_decay=0.0,
+        clip=0.0,
+        warmup_steps=0,
+        decay="halving",
+        halve_every=10 * batches,
+    )
+
+
 def learning_rates(recipe: Recipe, peak: float) -> optax.Schedule:
     """Returns step → learning rate."""
-    if recipe.decay not in ("cosine", "linear", "constant"):
-        raise BadInput(f"decay must be cosine, linear or constant, got {recipe.decay!r}")
+    if recipe.decay not in ("cosine", "linear", "constant", "halving"):
+        raise BadInput(f"decay must be cosine, linear, constant or halving, got {recipe.decay!r}")
+    if recipe.decay == "halving" and recipe.halve_every < 1:
+        raise BadInput(f"decay halving needs halve_every of 1 or more, got {recipe.halve_every}")
     if recipe.warmup_steps is None and recipe.decay == "cosine":
         warm = max(1, round(recipe.steps * recipe.warmup))
         return optax.warmup_cosine_decay_schedule(
@@ -137,6 +169,8 @@ def learning_rates(recipe: Recipe, peak: float) -> optax.Schedule:
         after = optax.cosine_decay_schedule(peak, rest)
     elif recipe.decay == "linear":
         after = optax.linear_schedule(peak, 0.0, rest)
+    elif recipe.decay == "halving":
+        after = optax.exponential_decay(peak, recipe.halve_every, 0.5, staircase=True)
     if warm < 2:
         return after
     rising = optax.linear_schedule(peak / warm, peak, warm - 1)

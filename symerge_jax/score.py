@@ -42,7 +42,7 @@ def logits_on(
         batch_size: inputs at a time.
     """
     model = (params, jax.tree.map(jnp.asarray, head), jnp.ones(outputs_of(head), bool))
-    apply = logits_of(network.encode, network.family.classify)
+    apply = logits_of(network.encode, network.classify)
     if network.family is not TEXTS:
         return predict(apply, model, inputs, batch_size=batch_size)
     order = length_order(inputs)  # batches of short texts are little work

@@ -57,7 +57,7 @@ def merge_and_tune(prepared: Prepared, name: str, *, seed: int = 0) -> tuple[Ada
     start, aside = trees.split(prepared.tower, lambda path, _: path in trained)
     network = prepared.network
     heads, classes = network.family.stack([task.head.head for task in prepared.tasks])
-    logits = logits_of(network.encode, network.family.classify)
+    logits = logits_of(network.encode, network.classify)
 
     def apply(model: Any, inputs: Any) -> Any:
         params, (head, own) = model

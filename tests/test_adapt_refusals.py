@@ -53,6 +53,7 @@ def test_a_bad_option(refusal, words, says):
         ("layer = 'last'", "[adapt] layer must be \"classifier\", got 'last'"),
         ("iterations = 0", "iterations must be at least 1, got 0; change it in [adapt]"),
         ("iteration = 5", "unknown key 'iteration' in [adapt] (did you mean iterations?)"),
+        ("batch_norm = 'merge_stats'", "batch_norm has no part in"),
     ],
 )
 def test_a_bad_setting_in_the_file(refusal, lines, says):

@@ -10,7 +10,7 @@ OPTIONS = {
     "merge": ("--pretrained", "--scale", "--max-memory", "(default: None)"),
     "moments": ("--kind", "{gram,fisher}", "64 for gram and 256 for fisher", "(default: gram)"),
     "adapt": ("--iterations", "500 otherwise", "0.01 otherwise", "(default: None)"),
-    "evaluate": ("--task", "--batch-size", "(default: 250)"),
+    "evaluate": ("--task", "--batch-size", "250 otherwise", "(default: None)"),
     "convert": ("--to", "{hf,open_clip,safetensors}", "(default: False)"),
     "inspect": ("--json", "(default: False)"),
     "verify": ("merge_card.json", "(required)"),

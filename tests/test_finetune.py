@@ -12,6 +12,7 @@ from symerge_jax.finetune import Recipe, finetune, finetune_batches
 from symerge_jax.finetune_steps import moved
 from symerge_jax.recipes import (
     batch_rows,
+    dense_recipe,
     fusion_bench_recipe,
     learning_rates,
     task_arithmetic_recipe,
@@ -185,6 +186,23 @@ def test_the_fusion_bench_recipe_by_hand():
     assert (recipe.weight_decay, recipe.clip) == (0.0, 0.0)
     np.testing.assert_allclose(rates(recipe, 0, 2000, 3999), 1e-5, rtol=1e-6)
     assert fusion_bench_recipe(batch_size=128).batch_size == 128
+
+
+def test_the_dense_recipe_by_hand():
+    recipe = dense_recipe(795)  # NYUv2: 49 full batches and 11 images more
+    assert (recipe.steps, recipe.batch_size, recipe.halve_every) == (2000, 16, 500)
+    assert (recipe.optimiser, recipe.clip, recipe.frozen) == ("adam", 0.0, ())
+    assert recipe.head_rate == recipe.learning_rate
+    found = rates(recipe, 0, 499, 500, 999, 1000, 1999)
+    np.testing.assert_allclose(found, [1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 1.25e-5], rtol=1e-6)
+    assert dense_recipe(9, epochs=3, batch_size=4).steps == 9
+
+
+def test_halving_may_begin_after_a_warm_up_and_needs_its_number_of_steps():
+    recipe = Recipe(learning_rate=1.0, warmup_steps=4, decay="halving", halve_every=3)
+    np.testing.assert_allclose(rates(recipe, 0, 3, 6, 7, 10), [0.25, 1, 1, 0.5, 0.25], rtol=1e-6)
+    with pytest.raises(BadInput, match="halving needs halve_every of 1 or more, got 0"):
+        learning_rates(recipe._replace(halve_every=0), 1.0)
 
 
 def test_a_linear_decay_ends_at_zero():

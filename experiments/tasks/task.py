@@ -26,7 +26,8 @@ class Task(NamedTuple):
 
     `train` is None where the expert is read, not made. `head` is the zero-shot head, or None where
     no text tower knows the class names. `classes` has one entry for a regression. `metric` is what
-    tables show: "accuracy", or another of `symerge_jax.text_metrics.METRICS`.
+    tables show: "accuracy", or another of `symerge_jax.text_metrics.METRICS`; of maps, one of
+    `symerge_jax.dense_metrics`. `batch_mean` is for those: see `symerge_jax.dense.dense_scores`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Task(NamedTuple):
     test: Split
     head: Any = None
     metric: str = "accuracy"
+    batch_mean: int | None = None
 
     @property
     def regression(self) -> bool:

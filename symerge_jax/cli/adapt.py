@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ class Settings:
     """Merges experts and adapts the merge, with one layer per task, to unlabelled inputs.
 
     The file names the pre-trained model, and per task an expert, a head (or class names and
-    templates) and a folder or npz of images; of a RoBERTa a file of texts, and the head may be the
-    expert's own. `docs/checkpoints.md` shows both. Options here win over the file's [adapt].
+    templates) and a folder or npz of images; of a RoBERTa a file of texts, and of a ResNet scenes,
+    where the head may be the expert's own. A ResNet's task is segmentation, depth or normal by its
+    name, or else by how many maps its decoder gives: one is a depth, three without class names are
+    normals. `docs/checkpoints.md` shows each. Options here win over the file's [adapt].
     """
 
     tasks: tyro.conf.Positional[Path]
@@ -31,16 +33,19 @@ class Settings:
     """symerge, symerge_coefficients, symerge_head or an adamerging variant; or a training-free
     method, such as ties, whose scale is chosen by agreement with the experts; symerge otherwise."""
     iterations: int | None = None
-    """Rounds over the tasks; 500 otherwise, 1000 for texts."""
+    """Rounds over the tasks; 500 otherwise, 1000 for texts, 25 for scenes."""
     batch_size: int | None = None
-    """Inputs per task and round; 32 otherwise."""
+    """Inputs per task and round; 32 otherwise, 16 for scenes."""
     learning_rate: float | None = None
     """Adam's learning rate; 0.01 otherwise (0.001 where only coefficients learn), 0.0005 for
-    texts."""
+    texts, 0.0001 for scenes."""
     initial_coefficient: float | None = None
     """λ at the start; 0.3 otherwise, 0.1 with more than 8 tasks."""
     seed: int | None = None
     """Seed of task order and batches; 0 otherwise."""
+    batch_norm: str | None = None
+    """Running statistics of a ResNet: recalibrate (as in training, otherwise), merge_stats (with
+    coefficients, like weights) or pretrained_stats."""
     limit: int | None = None
     """Adapt on the first inputs of each task only."""
     overwrite: bool = False
@@ -49,6 +54,7 @@ class Settings:
 
 _OF_ADAPT = (
     "method", "iterations", "batch_size", "learning_rate", "initial_coefficient", "seed",
+    "batch_norm",
 )  # fmt: skip
 
 
@@ -63,7 +69,7 @@ def main(settings: Settings) -> None:
     in_file = file.adapt.keys() - given.keys()
     file = file._replace(adapt=file.adapt | given)
 
-    from symerge_jax import adapt_files, adapt_settings
+    from symerge_jax import adapt_files, adapt_settings, adapt_tasks
     from symerge_jax.cli.programs import keep_own_programs
     from symerge_jax.cli.progress import Bars, say
 
@@ -78,8 +84,7 @@ def main(settings: Settings) -> None:
         say(f"{', '.join(idle)} in [adapt] has no part in {chosen.method}, which trains nothing")
     keep_own_programs()
     prepared = adapt_files.prepare(file, limit=settings.limit, report=say)
-    texts = prepared.tokenizer is not None
-    chosen = adapt_settings.settings_of(file, texts=texts)  # whose defaults are others
+    chosen = adapt_tasks.settings_for(file, prepared.network)  # whose defaults may be others
     if chosen.method in adapt_settings.TUNED:
         from symerge_jax.tune_files import merge_and_tune
 
@@ -114,22 +119,43 @@ _HEADINGS = {
     "expert_accuracy": "expert's accuracy %",
     "score": "score %",
     "expert_score": "expert's score %",
+    "from_expert": "with expert",
+    "scores": "with labels",
+    "expert_scores": "expert's",
 }
 
 
 def report(scores: Mapping[str, Any]) -> None:
-    """Prints a row per task, in percent."""
+    """Prints a row per task, in percent; of scenes one per metric, in its own unit."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from symerge_jax.dense_adapt_files import DenseScore
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("task")
-    for field in next(iter(scores.values()))._fields:
+    first = next(iter(scores.values()))
+    scenes = isinstance(first, DenseScore)
+    if scenes:
+        table.add_column("metric")
+    for field in first._fields:
         table.add_column(_HEADINGS[field], justify="right")
+    if scenes:
+        table.add_column("unit")
     for name, one in scores.items():
-        table.add_row(Text(name), *map(_cell, one))
+        for row in _by_metric(one) if scenes else [map(_cell, one)]:
+            table.add_row(Text(name), *row)
     Console(stderr=True).print(table)
+
+
+def _by_metric(score: Any) -> Iterator[list[str]]:
+    """Yields the cells of each metric of one task of scenes, but for the task's name."""
+    from symerge_jax.cli.metrics import UNITS, number
+
+    for metric in score.scores or score.from_expert:
+        values = ((one or {}).get(metric) for one in score)
+        yield [metric, *(number(metric, value) for value in values), UNITS[metric]]
 
 
 def _cell(value: str | float | None) -> str:

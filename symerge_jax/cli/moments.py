@@ -16,7 +16,7 @@ class Settings:
     """Makes the statistics of one expert on unlabelled images or texts, for `symerge merge`.
 
     lot and regmean take those of kind gram, fisher takes those of kind fisher. The file belongs to
-    the expert's weights and can be used in any merge of it.
+    the expert's weights and can be used in any merge of it. Of ResNets no statistics are made.
     """
 
     expert: tyro.conf.Positional[str]

@@ -12,7 +12,9 @@
     inputs = "images/eurosat/test"           # folder, npz or text file
 
 Paths are relative to the file. With a RoBERTa `head` may be left out: the expert's own classifier
-is meant.
+is meant. So it may with a ResNet, whose heads are decoders; `stored_decoders` says which task is
+segmentation, which depth and which normals. Its [adapt] has one key more, `batch_norm`: recalibrate
+(as in training, the default), merge_stats or pretrained_stats.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ ADAPT_KEYS: dict[str, tuple[type, ...]] = {
     "learning_rate": (float, int),
     "initial_coefficient": (float, int),
     "seed": (int,),
+    "batch_norm": (str,),
 }
 _TASK_KEYS = ("name", "expert", "head", "classes", "templates", "inputs")
 

@@ -1,0 +1,284 @@
+"""What a run of the dense experiment starts from: settings, scenes, the model and its experts.
+
+Three settings share all code after this: the embedded world of rooms ("tiny"), a folder of scenes
+such as NYUv2 with the small model ("scenes"), and ResNet-50 with experts that are read
+("checkpoints").
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import records, resnet_folders
+from experiments.adapting import Around
+from experiments.experts import Experts, Model, fine_tuned
+from experiments.methods import Constants
+from experiments.options import Options
+from experiments.scene import Made, Start
+from experiments.tasks import rooms as tasks_of_rooms
+from experiments.tasks.rooms import TASKS
+from experiments.tasks.task import Task, check_known
+from experiments.tiny import rooms_base
+from symerge_jax.adapt.dense import Network, Statistics
+from symerge_jax.cache import cached, digest
+from symerge_jax.cli.errors import nearest
+from symerge_jax.cli.progress import Bars, say
+from symerge_jax.dense import expert_maps, network, training
+from symerge_jax.errors import BadInput
+from symerge_jax.finetune import finetune_with_state
+from symerge_jax.models.dense_heads import initial_decoder, stack_decoders
+from symerge_jax.models.resnet_config import DECODERS, DecoderConfig
+from symerge_jax.notation import Array
+from symerge_jax.parallel import Device
+from symerge_jax.recipes import Recipe
+
+MODELS = ("resnet50",)
+SMALL = (72, 96)  # pixels, what the small model has seen
+
+# Chosen on validation scenes: experiments/LOG.md says what was tried.
+GENERATED = Constants(
+    recipe=Recipe(
+        steps=500, batch_size=16, learning_rate=2e-3, head_rate=2e-3, optimiser="adam", clip=0.0,
+        warmup=0.05,
+    ),
+    iterations=60,
+    batch_size=16,
+    rate=1e-3,
+    coefficient_rate=1e-2,
+    entropy_rate=1e-3,
+    initial=0.3,
+    correction_rate=3e-3,
+)  # fmt: skip
+# Section 5 of the paper: 25 iterations, batches of 16, learning rate 1e-4.
+CHECKPOINTS = Constants(
+    recipe=None,
+    iterations=25,
+    batch_size=16,
+    rate=1e-4,
+    coefficient_rate=1e-4,
+    entropy_rate=1e-3,
+    initial=0.3,
+    correction_rate=1e-3,
+)
+
+
+@dataclass(frozen=True)
+class DenseOptions(Options):
+    """Options of experiments on scenes, beside those that all share."""
+
+    batch_norm: Statistics = "recalibrate"
+    """What SyMerge does with running statistics: let them move while it adapts, merge them like
+    weights, or take those of the pre-trained model."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels to bring scenes to; with --data and the small model 72 96, else
+    as they are."""
+    batch_mean: int | None = None
+    """Average depth errors and angles over batches of so many scenes, as MTAN does, and not over
+    all pixels."""
+
+
+def setting_of(settings: Options) -> str:
+    """Returns what a run works on: "tiny", "scenes" or "checkpoints"."""
+    if settings.model in MODELS:
+        return "checkpoints"
+    return "scenes" if settings.data else "tiny"
+
+
+def adjusted(settings: DenseOptions) -> Constants:
+    """Returns the constants of this kind of data, with the options applied."""
+    constants = CHECKPOINTS if settings.model in MODELS else GENERATED
+    if settings.quick:
+        recipe = constants.recipe and constants.recipe._replace(steps=20)
+        constants = constants._replace(recipe=recipe, iterations=5)
+    if settings.iterations is not None:
+        constants = constants._replace(iterations=settings.iterations)
+    return constants._replace(batch_norm=settings.batch_norm)
+
+
+def chosen_tasks(settings: DenseOptions) -> list[str]:
+    """Returns the names of the tasks.
+
+    Raises:
+        BadInput: an unknown task or model, or options that do not go together.
+    """
+    known = (rooms_base.MODEL, *MODELS)
+    if settings.model not in (None, *known):
+        raise BadInput(
+            f"--model must be one of {', '.join(known)}; got {settings.model}"
+            f"{nearest(settings.model, known)}"
+        )
+    if settings.model in MODELS:
+        for name in ("checkpoints", "data"):
+            if getattr(settings, name) is None:
+                raise BadInput(
+                    f"--model {settings.model} needs --{name} DIR; `python -m experiments.prepare "
+                    "dense` says what belongs there"
+                )
+    elif settings.checkpoints is not None:
+        raise BadInput(f"--checkpoints needs --model, one of {', '.join(MODELS)}")
+    if settings.data is None and settings.size is not None:
+        raise BadInput("--size goes with --data; generated rooms have one size")
+    if settings.size is not None and min(settings.size) < 8:
+        raise BadInput(f"--size: expected at least 8 pixels, got {settings.size}")
+    if settings.batch_mean is not None and settings.batch_mean < 1:
+        raise BadInput(f"--batch-mean must be at least 1, got {settings.batch_mean}")
+    names = list(settings.tasks or TASKS)
+    for name in names:
+        check_known(name, TASKS, "task")
+    return names
+
+
+def make(
+    settings: DenseOptions,
+    names: Sequence[str],
+    constants: Constants,
+    record: records.Record,
+    devices: Sequence[Device],
+    around: Around,
+) -> Made:
+    """Reads or makes the model, the tasks and the experts of each seed."""
+    limit = min(settings.limit or 32, 32) if settings.quick else settings.limit
+    with records.phase(record, "tasks"):
+        tasks = _tasks(settings, names, limit, around)
+    if setting_of(settings) == "checkpoints":
+        return _from_checkpoints(settings, names, tasks, record)
+    with records.phase(record, "pre-training"):
+        recipe = rooms_base.RECIPE._replace(steps=20) if settings.quick else rooms_base.RECIPE
+        base = rooms_base.load(around.cache, recipe=recipe, bars=around.bars)
+    own = network(base.config, DECODERS[rooms_base.MODEL], _size(tasks), settings.dtype)
+    model = dense_model(own, base.variables, f"{base.name} {_size(tasks)} {settings.dtype}")
+    assert constants.recipe is not None
+    with records.phase(record, "experts"):
+        experts = make_dense_experts(
+            model, DECODERS[rooms_base.MODEL], tasks, constants.recipe, settings.seeds,
+            devices=devices, cache=around.cache, bars=around.bars,
+        )  # fmt: skip
+    return Start(model, base.config, decoders=DECODERS[rooms_base.MODEL]), tasks, experts
+
+
+def dense_model(own: Network, variables: Any, name: str) -> Model:
+    """Returns the trunk all experts start from, with its running statistics."""
+    return Model(own.encode, variables, name, classify=own.decode, family="ResNet", dense=own)
+
+
+def _size(tasks: Sequence[Task]) -> tuple[int, int]:
+    height, width = tasks[0].test.inputs.shape[1:3]
+    return height, width
+
+
+def _tasks(
+    settings: DenseOptions, names: Sequence[str], limit: int | None, around: Around
+) -> list[Task]:
+    if settings.data is None:
+        found = tasks_of_rooms.generated(names, limit=limit, cache=around.cache)
+    else:
+        size = settings.size or (None if settings.model in MODELS else SMALL)
+        found = tasks_of_rooms.from_folder(
+            settings.data, names, size=size, limit=limit, cache=around.cache
+        )
+    return [task._replace(batch_mean=settings.batch_mean) for task in found]
+
+
+def _from_checkpoints(
+    settings: DenseOptions, names: Sequence[str], tasks: list[Task], record: records.Record
+) -> Made:
+    """Reads the trunk and the experts; every seed has the same ones."""
+    assert settings.checkpoints is not None
+    with records.phase(record, "experts"):
+        found = resnet_folders.find(settings.checkpoints, names)
+        read = resnet_folders.read(found, tasks, _size(tasks), settings.dtype)
+    start = Start(read.model, read.source.source, decoders=read.decoders)
+    return start, tasks, dict.fromkeys(settings.seeds, read.experts)
+
+
+def make_dense_experts(
+    model: Model,
+    config: DecoderConfig,
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    devices: Sequence[Device],
+    cache: Path | None,
+    bars: Bars,
+) -> dict[int, Experts]:
+    """Fine-tunes what the cache does not hold, one expert per device at a time."""
+    decoders = {seed: [fresh_decoder(config, task, seed) for task in tasks] for seed in seeds}
+    return fine_tuned(
+        model, tasks, decoders, recipe, stacked,
+        train=train_dense, devices=devices, cache=cache, bars=bars,
+    )  # fmt: skip
+
+
+def fresh_decoder(config: DecoderConfig, task: Task, seed: int) -> dict[str, Any]:
+    """Draws the decoder that an expert's training begins with; depth begins at its mean."""
+    assert task.train is not None, "an expert is made from training scenes"
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.name.encode()))
+    drawn = jax.tree.map(np.asarray, initial_decoder(config, len(task.classes), key))
+    if task.name == "depth":
+        depths = task.train.labels
+        known = max(1, np.count_nonzero(depths))
+        bias = np.full(1, depths.sum(dtype=np.float64) / known, np.float32)
+        drawn["params"]["out"]["bias"] = bias
+    return drawn
+
+
+def train_dense(
+    model: Model,
+    task: Task,
+    head: Any,
+    recipe: Recipe,
+    seed: int,
+    on_chunk: Callable[[np.ndarray], None],
+) -> dict[str, Any]:
+    """Fine-tunes trunk and decoder of one task, in training mode of batch normalisation."""
+    assert model.dense is not None
+    assert task.train is not None
+    loss: Any = task.name
+    expert = finetune_with_state(
+        training(model.dense), model.pretrained["params"], head["params"],
+        {"trunk": model.pretrained["batch_stats"], "decoder": head["batch_stats"]},
+        task.train.inputs, task.train.labels, recipe,
+        loss=loss,
+        seed=seed,
+        on_chunk=on_chunk,
+    )  # fmt: skip
+    return {
+        "params": {"params": expert.params, "batch_stats": expert.state["trunk"]},
+        "head": {"params": expert.head, "batch_stats": expert.state["decoder"]},
+    }
+
+
+def stacked(decoders: Sequence[Any]) -> tuple[Any, Array]:
+    """Returns decoders with leaves [task, ...], and which of their maps exist, bool [task, map]."""
+    whole, outputs = stack_decoders(decoders)
+    return whole, jnp.arange(max(outputs))[None] < jnp.asarray(outputs)[:, None]
+
+
+def said(model: Model, experts: Experts, tasks: Sequence[Task], cache: Path) -> list[np.ndarray]:
+    """Returns what experts say of their tasks' test images; no label takes part."""
+    own = model.dense
+    assert own is not None
+    found = []
+    for k, task in enumerate(tasks):
+        encoder, decoder = experts.params[k], experts.heads[k]
+
+        def make(task: Task = task, encoder: Any = encoder, decoder: Any = decoder) -> Any:
+            outputs = len(task.classes)
+            maps = expert_maps(own, encoder, decoder, task.test.inputs, outputs, task.name)
+            return {"maps": maps}
+
+        key = {
+            "program": model.program, "jax": jax.__version__, "kind": task.name,
+            "expert": digest(encoder, decoder), "inputs": digest(task.test.inputs),
+        }  # fmt: skip
+        found.append(cached(cache, "maps", key, make, report=say)["maps"])
+    return found
