@@ -102,11 +102,12 @@ def learned(
 
 
 def _schedule(images: Sequence[np.ndarray], constants: Constants, seed: int) -> Schedule:
-    """Corrections, too, take whole batches, as table 2 says no other."""
+    """Corrections, too, take whole batches, as table 2 says no other; none is larger than a set."""
+    sizes = [len(own) for own in images]
     return sequential(
-        [len(own) for own in images],
+        sizes,
         iterations=constants.iterations,
-        batch_size=constants.batch_size,
+        batch_size=min(constants.batch_size, max(sizes)),
         seed=seed,
     )
 

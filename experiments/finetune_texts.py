@@ -18,7 +18,6 @@ The expert is a folder for RobertaForSequenceClassification, with the vocabulary
 
 from __future__ import annotations
 
-import shutil
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,11 +28,19 @@ import jax
 import numpy as np
 
 from experiments import records
-from experiments.finetune_run import Settings, recipe_name, write_record
+from experiments.finetune_run import (
+    Settings,
+    begun_state,
+    expert_card,
+    finish,
+    keep_pretrained,
+    recipe_name,
+    some,
+)
 from experiments.options import keep_programs
 from experiments.roberta_folders import BASES
 from experiments.tasks import glue, texts
-from experiments.tasks.task import Split, Task
+from experiments.tasks.task import Task
 from experiments.text_experts import RECIPE, TextHead, fresh_head
 from symerge_jax.cache import digest
 from symerge_jax.checkpoints import export
@@ -98,7 +105,7 @@ def finetune_texts(settings: Settings) -> int:
     with records.phase(record, "inputs"):
         start = load_start(settings)
         task = read_task(settings, start)
-        keep_pretrained(settings, start)
+        keep_start(settings, start)
         encode = by_length(
             encode_tokens(start.config, dtype=None if settings.dtype == "float32" else "bfloat16")
         )
@@ -118,11 +125,10 @@ def finetune_texts(settings: Settings) -> int:
         scores = add_scores(record, settings.seed, encode, expert, task)
     record["notes"].append(f"the expert is {folder}")
     write_expert(settings, start, task, expert, recipe, scores)
-    path = write_record(record, expert, settings.out)
-    shutil.rmtree(settings.state_folder(), ignore_errors=True)
-    say(", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
-    say(f"expert: {folder}")
-    print(path)
+    finish(
+        settings, record, expert,
+        ", ".join(f"{name} {value:.2f}" for name, value in scores.items()),
+    )  # fmt: skip
     return 0
 
 
@@ -164,18 +170,10 @@ def read_task(settings: Settings, start: Start) -> Task:
     )  # fmt: skip
     assert task.train is not None
     return task._replace(
-        train=_some(task.train, settings.limit),
-        validation=_some(task.validation, settings.limit),
-        test=_some(task.test, settings.limit),
+        train=some(task.train, settings.limit),
+        validation=some(task.validation, settings.limit),
+        test=some(task.test, settings.limit),
     )
-
-
-def _some(split: Split, limit: int | None) -> Split:
-    """Returns at most `limit` texts, drawn with seed 0: files may be sorted by label."""
-    if limit is None or limit >= len(split.labels):
-        return split
-    rows = np.sort(np.random.default_rng(0).permutation(len(split.labels))[:limit])
-    return Split(split.inputs[rows], split.labels[rows])
 
 
 def chosen_recipe(settings: Settings, count: int) -> Recipe:
@@ -212,8 +210,6 @@ def train(
     settings: Settings, start: Start, task: Task, encode: Encode, recipe: Recipe, bars: Bars
 ) -> Expert:
     """Trains, or goes on where an interrupted run stopped."""
-    if not settings.resume:
-        shutil.rmtree(settings.state_folder(), ignore_errors=True)
     assert task.train is not None
     return finetune(
         encode, classify, start.params, first_head(settings, start.config, task),
@@ -224,7 +220,7 @@ def train(
         on_chunk=bars.follow(
             f"expert {task.name}", recipe.steps, recipe.batch_size * recipe.accumulate
         ),
-        state_folder=settings.state_folder(),
+        state_folder=begun_state(settings),
     )  # fmt: skip
 
 
@@ -251,24 +247,21 @@ def add_scores(
     return scores
 
 
-def keep_pretrained(settings: Settings, start: Start) -> None:
+def keep_start(settings: Settings, start: Start) -> None:
     """Writes what experts start from beside them, unless it is there.
 
     Raises:
         BadInput: another model is there.
     """
-    experts = settings.experts_folder()
-    there = next((experts / name for name in BASES if (experts / name).is_dir()), None)
-    if there is not None:
-        if digest(computable(load_roberta(there).params)) != digest(start.params):
-            raise BadInput(
-                f"{there}: is another pre-trained model than {start.name}; experts that are to be "
-                "merged start from one model, so give the same --pretrained or another --out"
-            )
-        return
-    with export.new_folder(experts / "pretrained") as folder:
+
+    def is_same(there: Path) -> bool:
+        return digest(computable(load_roberta(there).params)) == digest(start.params)
+
+    def write(folder: Path) -> None:
         save_roberta(folder, start.params, start.config, like=start.source)
         _finish(settings, start, folder, {"method": "pretrained", "pretrained": start.name})
+
+    keep_pretrained(settings, start.name, BASES, is_same, write)
 
 
 def write_expert(
@@ -280,14 +273,8 @@ def write_expert(
     scores: dict[str, float],
 ) -> None:
     """Writes the expert as a classifier of Hugging Face, whole or not at all."""
-    card = {
-        "method": "finetune",
-        "task": task.name,
-        "recipe": {"name": recipe_name(settings), **recipe._asdict()},
-        "seed": settings.seed,
-        "pretrained": start.name,
-        "scores": {name: {records.EXPERT: value} for name, value in scores.items()},
-    }
+    shown = {name: {records.EXPERT: value} for name, value in scores.items()}
+    card = expert_card(settings, recipe, start.name, shown)
     params, head = jax.tree.map(np.asarray, (expert.params, expert.head))
     classes = None if task.regression else task.classes
     with export.new_folder(settings.expert_folder(), overwrite=settings.overwrite) as folder:

@@ -105,7 +105,7 @@ def data_needs(data: Path) -> list[Need]:
 
 def _has_scenes(data: Path) -> bool:
     try:
-        return all(dense._found(data, split).count for split in SCENES)
+        return all(dense.find_split(data, split).count for split in SCENES)
     except BadInput:
         return False
 
@@ -116,7 +116,7 @@ def check_data(data: Path, tasks: Sequence[str]) -> list[Missing]:
     for split, count in SCENES.items():
         name = f"NYUv2 {split}"
         try:
-            files = dense._found(data, split)
+            files = dense.find_split(data, split)
             image = next(files.maps("images"))
             assert image.raw is not None
             size = checked_image(image.raw, image.where).shape[:2]

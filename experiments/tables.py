@@ -165,13 +165,14 @@ def what_is_measured(record: Record) -> str:
     """Returns the metric and the numbers of test inputs and seeds, as in the table's caption."""
     seeds = sorted({r["seed"] for r in record["results"]})
     metrics = set(main_metrics(record).values())
+    inverted = ", the inverse for errors" if any(map(records.lower_is_better, metrics)) else ""
     what = metric_label(metrics.pop()).capitalize() if len(metrics) == 1 else "Test scores"
     tests = sorted({r["n"] for r in record["results"]})
     sizes = str(tests[0]) if len(tests) == 1 else f"{tests[0]}–{tests[-1]}" if tests else "no"
     spread = ", mean ± std over seeds" if len(seeds) > 1 else ""
     return (
         f"{what} on {sizes} test inputs per task, seed{'s' if len(seeds) > 1 else ''} "
-        f"{', '.join(map(str, seeds))}{spread}; norm. %: mean of score / expert's score."
+        f"{', '.join(map(str, seeds))}{spread}; norm. %: mean of score / expert's score{inverted}."
     )
 
 

@@ -7,11 +7,10 @@ then taken as smaller than `batch_stats.VARIANCE_FLOOR`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -94,7 +93,7 @@ def predict_maps(
     own: Network, encoder: Params, decoder: Params, images: np.ndarray, outputs: int
 ) -> np.ndarray:
     """Returns maps [n, height, width, outputs] of images uint8 [n, height, width, 3]."""
-    return predict(maps_of(own, outputs), (encoder, decoder), images, batch_size=BATCH)
+    return predict(maps_of(own, outputs), (encoder, decoder), images, batch_size=_batch(images))
 
 
 def expert_maps(
@@ -114,7 +113,12 @@ def expert_maps(
         Classes int8 [n, height, width]; otherwise maps float32 [n, height, width, outputs].
     """
     apply = _said(own, outputs, kind)
-    return predict(apply, (encoder, decoder), images, batch_size=BATCH)
+    return predict(apply, (encoder, decoder), images, batch_size=_batch(images))
+
+
+def _batch(images: np.ndarray) -> int:
+    """Images at a time: no more than there are, for one of the padding costs as much as any."""
+    return min(BATCH, len(images))
 
 
 @cache
@@ -152,7 +156,8 @@ def dense_scores(
         batch_mean: images per batch for MTAN's mean; None for that of all pixels.
     """
     metric = DENSE_METRICS[kind]
-    sums = predict(_sums(own, outputs, kind), (encoder, decoder), (images, truth), batch_size=BATCH)
+    both, apply = (images, truth), _sums(own, outputs, kind)
+    sums = predict(apply, (encoder, decoder), both, batch_size=_batch(images))
     found = metric.scores(sums, batch_size=batch_mean)
     return {name: found[name] for name in metric.names}
 
@@ -166,8 +171,3 @@ def _sums(own: Network, outputs: int, kind: str) -> Callable[[Any, Any], Any]:
         return DENSE_METRICS[kind].sums(maps(model, images), truth)
 
     return apply
-
-
-def stacked_outputs(decoders: Sequence[Params]) -> tuple[int, ...]:
-    """Returns how many maps each decoder gives."""
-    return tuple(jax.tree.leaves(one["params"]["out"]["bias"])[0].shape[-1] for one in decoders)

@@ -249,6 +249,8 @@ def _on_device(
     saved = None
     if state_folder is not None:
         identity = _identity(task, pretrained, head, digest(images, labels))
+        if jax.tree.leaves(state):
+            identity["running statistics"] = digest(jax.tree.map(np.asarray, state))
         saved = _Saved(state_folder, save_every, identity)
     return _train(task, pretrained, head, state, data, feed, on_chunk, saved)
 

@@ -166,9 +166,8 @@ def test_what_evaluate_refuses(capsys, tmp_path, scenes):
     def refusal(*words, model=scenes.experts["depth"]):
         return refused(capsys, "evaluate", model, *words, among=tmp_path)
 
-    plain = scenes.folder / "plain"
     assert "not one pixel of the scenes has a depth, so there is nothing to score" in refusal(
-        "--task", plain
+        "--task", scenes.plain
     )
     own = own_scenes(tmp_path / "depth", depth=None)
     says = refusal("--task", own)
@@ -179,6 +178,6 @@ def test_what_evaluate_refuses(capsys, tmp_path, scenes):
 
 
 def test_moments_are_not_made_of_a_resnet(capsys, tmp_path, scenes):
-    words = ("--inputs", scenes.folder / "plain", "--output", tmp_path / "out.safetensors")
+    words = ("--inputs", scenes.plain, "--output", tmp_path / "out.safetensors")
     says = refused(capsys, "moments", scenes.experts["depth"], *words, among=tmp_path)
     assert f"{scenes.experts['depth']}: a ResNet, of which no statistics can be made" in says

@@ -16,10 +16,7 @@ from symerge_jax.checkpoints.resnet import load_resnet
 from symerge_jax.cli.errors import run
 from symerge_jax.recipes import Recipe
 
-ROWS = (
-    "individual", "task_arithmetic", "emr", "surgery_on_task_arithmetic", "symerge",
-    "symerge_merge_stats",
-)  # fmt: skip
+ROWS = ("individual", "task_arithmetic", "surgery_on_task_arithmetic", "symerge")
 MAIN = {"segmentation": "miou", "depth": "depth_abs_error", "normal": "normal_mean_angle"}
 
 
@@ -67,6 +64,7 @@ def values(record, method):
     return {(r["task"], r["metric"]): r["value"] for r in rows}
 
 
+@pytest.mark.slow
 def test_experts_that_are_read_give_a_record_pictures_and_a_model(made, tmp_path, capsys):
     models, data = made
     status = command(
@@ -96,6 +94,7 @@ def test_experts_that_are_read_give_a_record_pictures_and_a_model(made, tmp_path
     assert (folder / "model" / "reference.npz").is_file()
 
 
+@pytest.mark.slow
 def test_the_embedded_world_trains_experts_from_a_small_trunk(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rooms, "TRAIN", 12)
     monkeypatch.setattr(rooms, "TEST", 3)

@@ -19,6 +19,7 @@ batch_size = 8
 learning_rate = 0.02
 initial_coefficient = 1
 seed = 3
+batch_norm = "merge_stats"
 
 [[task]]
 name = "eurosat"
@@ -72,6 +73,7 @@ def test_every_key_is_read(file, tmp_path):
         "learning_rate": 0.02,
         "initial_coefficient": 1,
         "seed": 3,
+        "batch_norm": "merge_stats",
     }
     assert set(found.adapt) == set(ADAPT_KEYS)
     assert found.tasks == (

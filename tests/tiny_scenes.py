@@ -30,19 +30,16 @@ class Scenes(NamedTuple):
     """Where everything is.
 
     Attributes:
-        folder: `rooms/val/*.npz` with all maps, `plain/*.png` the same images alone.
+        rooms: `val/*.npz` with all maps.
+        plain: `*.png`, the same images alone.
         base: of the pre-trained trunk.
         experts: task → folder, with its decoder in `heads/`.
     """
 
-    folder: Path
+    rooms: Path
+    plain: Path
     base: Path
     experts: dict[str, Path]
-
-    @property
-    def rooms(self) -> Path:
-        """The folder with the split of labelled scenes."""
-        return self.folder / "rooms"
 
 
 @functools.cache
@@ -63,7 +60,7 @@ def made(folder: Path) -> Scenes:
         picture = folder / "plain" / f"{i}.png"
         picture.parent.mkdir(exist_ok=True)
         Image.fromarray(scene["rgb"]).save(picture)
-    return Scenes(folder, base, experts)
+    return Scenes(folder / "rooms", folder / "plain", base, experts)
 
 
 def drawn(rng, shapes):

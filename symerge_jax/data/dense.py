@@ -79,7 +79,7 @@ def read_scenes(
         BadInput: a file is missing, unreadable or damaged, lacks a map that is needed, or holds
             something else than `dense_checks` expects; maps of a scene differ in size.
     """
-    files = _found(Path(path), split)
+    files = find_split(Path(path), split)
     convert = _Converter(files, frozenset(need), size)
     if cache is None:
         return Scenes(**{kind: _gathered(files.count, convert(kind)) for kind in _DTYPES})
@@ -100,11 +100,11 @@ def read_scene_images(
     Raises:
         BadInput: as for `read_scenes`.
     """
-    files = _found(Path(path), split)
+    files = find_split(Path(path), split)
     return _gathered(files.count, _Converter(files, frozenset(), size)("images"))
 
 
-def _found(path: Path, split: Literal["train", "test"] | None) -> SceneFiles:
+def find_split(path: Path, split: Literal["train", "test"] | None) -> SceneFiles:
     """A path's scenes, or those of its split.
 
     A split is looked for in the folder itself, and in `data` and `default` as in the hub's copies.
