@@ -106,7 +106,7 @@ def test_coefficients_are_those_of_the_weights_and_statistics_were_recalibrated(
         before = read_decoder(scenes.experts[task] / "heads" / f"{task}.safetensors")
         new, old = (flatten_dict(one.variables, sep="/") for one in (head, before))
         for path in ("params/out/kernel", "batch_stats/last/bn/mean"):
-            assert not np.array_equal(new[path], old[path])
+            assert np.any(new[path] != old[path])
 
 
 def test_what_learns_and_what_becomes_of_statistics(monkeypatch, tmp_path, scenes):

@@ -68,8 +68,7 @@ def run(statistics, initial_coefficient):
     said = [given[f"said/{task}"] for task in TASKS]
     # in the order of PyTorch; weights alone where statistics have no coefficients
     tree = start.variables if statistics == "merge_stats" else {"params": start.variables["params"]}
-    names = source_names(tree)
-    order = dict(names)
+    order = dict(source_names(tree))
     paths = [order[name] for name in FACTS["tensors"]["trunk"] if name in order]
     steps = []
     found = symerge_dense(
@@ -121,4 +120,5 @@ def test_the_runs_differ_in_more_than_rounding():
         for other in apart[:i]:
             assert np.abs(one - other).max() > 1e-3
     bound = given["at_the_bound/coefficients"]
-    assert ((bound > 0).mean() > 0.2) and ((bound < 0).mean() > 0.2)
+    assert (bound > 0).mean() > 0.2
+    assert (bound < 0).mean() > 0.2
