@@ -62,10 +62,12 @@ jax.config.update("jax_compilation_cache_dir", str(_HOME / "symerge_jax" / "comp
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
-# Dtypes and ranks are promoted where the code says so, and nowhere else. Set here and not around
-# each test, so that programs which fixtures of a module have traced serve its tests, too.
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+@pytest.fixture(autouse=True)
+def strict_jax():
+    """Dtypes and ranks are promoted where the code says so, and nowhere else."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture(scope="session")

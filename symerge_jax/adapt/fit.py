@@ -328,9 +328,9 @@ def _run_chunk(
     """Runs the first `count` micro-steps of a chunk; returns losses and extras [chunk, ...]."""
     size = chunk[0].shape[0]
 
-    def micro_step(carry: Carry, i: Array) -> tuple[Carry, Any]:
-        task, rows, mask, apply_update = (x[i] for x in chunk)
-        batch = Batch(
+    def batch_at(carry: Carry, i: Array) -> Batch:
+        task, rows, mask, _ = (x[i] for x in chunk)
+        return Batch(
             task=task,
             inputs=_rows(inputs, rows) if own_inputs is None else _rows(own_inputs, i),
             targets=_rows(targets, rows),
@@ -338,6 +338,9 @@ def _run_chunk(
             key=jax.random.fold_in(carry.key, carry.step),
             step=carry.step,
         )
+
+    def micro_step(carry: Carry, i: Array) -> tuple[Carry, Any]:
+        batch = batch_at(carry, i)
 
         def with_aux(trainables: Any) -> tuple[Array, tuple[Any, Any]]:
             value, model_state, extra = loss(trainables, constants, carry.model_state, batch)
@@ -347,7 +350,7 @@ def _run_chunk(
             carry.trainables
         )
         carry = carry._replace(model_state=model_state, step=carry.step + 1)
-        here = jnp.arange(tasks, dtype=task.dtype) == task
+        here = jnp.arange(tasks, dtype=batch.task.dtype) == batch.task
         update = partial(_update, rates=rates, optimiser=optimiser, flags=flags, idle=idle)
         if carry.pending is None:
             return update(carry, gradients, here), (value, extra)
@@ -356,14 +359,19 @@ def _run_chunk(
         )
         empty = _nothing(carry.trainables, tasks)
         carry = jax.lax.cond(
-            apply_update,
+            chunk[3][i],
             lambda c: update(c._replace(pending=empty), *pending),
             lambda c: c._replace(pending=pending),
             carry,
         )
         return carry, (value, extra)
 
-    shapes = jax.eval_shape(lambda c: micro_step(c, jnp.int32(0))[1], carry)
+    def kept(carry: Carry) -> tuple[Array, Any]:  # without gradients, which double the tracing
+        batch = batch_at(carry, jnp.int32(0))
+        value, _, extra = loss(carry.trainables, constants, carry.model_state, batch)
+        return value, extra
+
+    shapes = jax.eval_shape(kept, carry)
     outputs = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
 
     def body(i: Array, loop: Any) -> Any:
