@@ -33,6 +33,7 @@ from symerge_jax.notation import Array, Params
 
 # Rows that differ from another in what becomes of running statistics: row → (method, statistics).
 ABLATION: dict[str, tuple[str, Statistics]] = {
+    "symerge_recalibrate": ("symerge", "recalibrate"),
     "task_arithmetic_recalibrate": ("task_arithmetic", "recalibrate"),
     "symerge_merge_stats": ("symerge", "merge_stats"),
     "symerge_pretrained_stats": ("symerge", "pretrained_stats"),
@@ -69,7 +70,7 @@ def learned(
     """Returns what SyMerge learns, or Task Arithmetic with statistics of the test images."""
     experts, own = seed.experts, model.dense
     assert own is not None
-    method, statistics = ABLATION.get(run.method, (run.method, constants.batch_norm))
+    method, statistics = ABLATION.get(run.method, (run.method,))[0], _statistics(run, constants)
     coefficient_rate, head_rate = {
         "symerge": (constants.coefficient_rate, constants.rate),
         "symerge_head": (0.0, constants.rate),
@@ -124,8 +125,13 @@ def _key(
     return {
         "method": run.method, "version": __version__, "seed": seed.number, "model": model.name,
         "experts": digest(experts.task_vectors, experts.stacked), "inputs": digest(images),
-        "said": digest(*seed.labels), "constants": str(constants), "dtype": around.dtype,
+        "said": digest(*seed.labels), "dtype": around.dtype,
+        "constants": str(constants._replace(batch_norm=_statistics(run, constants))),
     }  # fmt: skip
+
+
+def _statistics(run: Run, constants: Constants) -> Statistics:
+    return ABLATION[run.method][1] if run.method in ABLATION else constants.batch_norm
 
 
 def corrected(

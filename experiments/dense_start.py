@@ -140,21 +140,32 @@ def make(
     settings: DenseOptions,
     names: Sequence[str],
     constants: Constants,
+    moving: Sequence[str],
     record: records.Record,
     devices: Sequence[Device],
     around: Around,
 ) -> Made:
-    """Reads or makes the model, the tasks and the experts of each seed."""
+    """Reads or makes the model, the tasks and the experts of each seed.
+
+    Raises:
+        BadInput: bad files, or a single test scene for the rows in `moving`, whose statistics move.
+    """
     limit = min(settings.limit or 32, 32) if settings.quick else settings.limit
     with records.phase(record, "tasks"):
         tasks = _tasks(settings, names, limit, around)
+    if moving and len(tasks[0].test.labels) < 2:
+        raise BadInput(
+            f"one test scene has no variance for batch normalisation; give --limit 2 or more, or "
+            f"leave out --methods {', '.join(moving)}, or take --batch-norm merge_stats"
+        )
     if setting_of(settings) == "checkpoints":
         return _from_checkpoints(settings, names, tasks, record)
     with records.phase(record, "pre-training"):
         recipe = rooms_base.RECIPE._replace(steps=20) if settings.quick else rooms_base.RECIPE
         base = rooms_base.load(around.cache, recipe=recipe, bars=around.bars)
     own = network(base.config, DECODERS[rooms_base.MODEL], _size(tasks), settings.dtype)
-    model = dense_model(own, base.variables, f"{base.name} {_size(tasks)} {settings.dtype}")
+    sizes = f"{base.config} {DECODERS[rooms_base.MODEL]} {_size(tasks)}"
+    model = dense_model(own, base.variables, f"{base.name} {sizes} {settings.dtype}")
     assert constants.recipe is not None
     with records.phase(record, "experts"):
         experts = make_dense_experts(
@@ -195,7 +206,8 @@ def _from_checkpoints(
     with records.phase(record, "experts"):
         found = resnet_folders.find(settings.checkpoints, names)
         read = resnet_folders.read(found, tasks, _size(tasks), settings.dtype)
-    start = Start(read.model, read.source.source, decoders=read.decoders)
+    # The sizes, not the file: of the output stride only an expert's may say anything.
+    start = Start(read.model, read.source.config, decoders=read.decoders)
     return start, tasks, dict.fromkeys(settings.seeds, read.experts)
 
 

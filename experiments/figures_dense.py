@@ -115,7 +115,7 @@ def metric_panels(record: Record, path: str | Path) -> Path:
 
 
 def side_by_side(task: Task, maps: Mapping[str, np.ndarray | None], path: str | Path) -> Path:
-    """Draws, for some test scenes, the image, the truth and what each method makes of it.
+    """Draws the images of some test scenes, the truth and what each method makes of them, in rows.
 
     Args:
         task: whose first test scenes are drawn.
@@ -129,28 +129,25 @@ def side_by_side(task: Task, maps: Mapping[str, np.ndarray | None], path: str | 
     truth = task.test.labels[: max((len(own) for own in known.values()), default=0)]
     far = max(1.0, float(np.percentile(truth, 99.5))) if task.name == "depth" else 1.0
     height, width = truth.shape[1:3]
-    columns = {"image": None, "truth": truth} | known
-    figure = _figure(1.3 * len(columns), len(truth) * 1.3 * height / width + 0.5)
-    panels = figure.subplots(len(truth), len(columns), squeeze=False)
-    for column, (name, own) in enumerate(columns.items()):
+    rows = {"image": None, "truth": truth} | known
+    cell = 1.15
+    figure = _figure(2.0 + cell * len(truth), cell * height / width * len(rows) + 0.1)
+    panels = figure.subplots(len(rows), len(truth), squeeze=False)
+    for line, (name, own) in enumerate(rows.items()):
         title = name if name in ("image", "truth") else method_label(name)
-        panels[0, column].set_title(_broken(title), fontsize=7, color=_INK)
-        for scene in range(len(truth)):
-            axes = panels[scene, column]
-            axes.set_axis_off()
+        panels[line, 0].set_ylabel(
+            title, fontsize=8, color=_INK, rotation=0, ha="right", va="center"
+        )
+        for scene, axes in enumerate(panels[line]):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
             if own is None:
                 axes.imshow(task.test.inputs[scene])
                 continue
             shown = own[scene] if name == "truth" else _as_truth(own[scene], task)
             _show(axes, shown, task.name, far)
     return _save(figure, path)
-
-
-def _broken(title: str) -> str:
-    """A long title over two lines."""
-    words = title.split()
-    half = -(-len(words) // 2)
-    return title if len(title) < 14 else f"{' '.join(words[:half])}\n{' '.join(words[half:])}"
 
 
 def _as_truth(maps: np.ndarray, task: Task) -> np.ndarray:

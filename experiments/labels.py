@@ -41,6 +41,7 @@ METHODS = {
     "pairwise_average": "Means of two encoders",
     "entropy_joint": "Entropy, λ and heads",
     "task_arithmetic_recalibrate": "Task Arithmetic, recalibrated",
+    "symerge_recalibrate": "SyMerge, recalibrated",
     "symerge_merge_stats": "SyMerge, merged statistics",
     "symerge_pretrained_stats": "SyMerge, statistics of θ₀",
 }

@@ -1,4 +1,4 @@
-"""Training-free rows of a vision table: merge, choose a scale on validation images, score.
+"""Training-free rows of a table: merge, choose a scale on validation inputs, score.
 
 Labels are read in one place: `tuned`, where the scale is chosen on validation images.
 """
@@ -20,6 +20,7 @@ from experiments.statistics import moments
 from experiments.tasks.task import Task
 from symerge_jax.adapt.merged import Classify, Encode
 from symerge_jax.classifier import logits_of
+from symerge_jax.errors import BadInput
 from symerge_jax.leaf_facts import tower_leaves
 from symerge_jax.merge import METHODS, stored_bytes
 from symerge_jax.models.heads import Head, stack_heads
@@ -167,7 +168,13 @@ def tuned_by_metrics(
         params = [moved(model.pretrained, merged, scale=scale)] * count
         found = validation_scores(model, params, heads, classes, tasks)
         means.append((found if own is None else relative(found, own, tasks)).mean())
-    return sorted(scales)[int(np.argmax(np.round(means, 9)))]  # of equal ones the smallest
+    if not np.isfinite(means).any():
+        raise BadInput(
+            "no scale has a score on the validation inputs: some task has no truth among them; add "
+            "training inputs, of which a tenth is for validation"
+        )
+    known = np.nan_to_num(np.round(means, 9), nan=-np.inf)
+    return sorted(scales)[int(np.argmax(known))]  # of equal ones the smallest
 
 
 def relative(values: np.ndarray, experts: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The rows of a vision table: their names, their hyper-parameters, and what each gives.
+"""The rows of a table: their names, their hyper-parameters, and what each gives.
 
 What they do is in `merging` (training-free) and `adapting` (test-time adaptation).
 """
@@ -41,8 +41,9 @@ class Constants(NamedTuple):
         recipe: of fine-tuning; None for experts that are read.
         iterations: rounds of adaptation over the tasks.
         batch_size: inputs per task and iteration.
-        rate: learning rate of coefficients and heads together, and of heads alone.
-        coefficient_rate: of coefficients alone, and beside a block.
+        rate: learning rate of coefficients and heads together, and of heads alone; on scenes of
+            decoders.
+        coefficient_rate: of coefficients alone, and beside a block; on scenes always.
         entropy_rate: of AdaMerging.
         initial: coefficient of every leaf and task at the start.
         block_rate: of a block that is each task's own.

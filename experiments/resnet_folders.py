@@ -89,7 +89,8 @@ def find(folder: Path, names: Sequence[str]) -> Folder:
         if expert is None:
             raise BadInput(
                 f"{folder / name}: the expert is expected there or in {name}.ckpt, and was not "
-                f"found; `python -m experiments.finetune --model {MODEL} --task {name}` trains it"
+                f"found; `python -m experiments.finetune --model {MODEL} --task {name} --out "
+                f"OUT` trains it, and OUT/experts/{MODEL} can then be the folder"
             )
         experts.append(expert)
     return Folder(base, tuple(experts))

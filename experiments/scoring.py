@@ -30,8 +30,8 @@ class Scored(NamedTuple):
     """A model on one task's test inputs.
 
     Attributes:
-        correct: which are right, bool [n]; of a regression, empty.
-        ece: the calibration error; of a regression, not a number.
+        correct: which are right, bool [n]; of a regression and of maps, empty.
+        ece: the calibration error; of a regression and of maps, not a number.
         value: the task's metric in percent where it is not accuracy; errors of maps in their unit.
         metrics: of maps, all of them by name, the main one first; empty otherwise.
         sample: maps [scene, height, width, output] of the first test scenes, to look at.

@@ -54,7 +54,10 @@ def columns(record: Record, paper: Means | None = None) -> list[Column]:
     main = {} if paper is None else paper.get(next(iter(mains.values()), ""), {})
     mean = [summary[m]["mean"] for m in methods]
     normalised = [summary[m]["normalised"] for m in methods]
-    found = [Column("mean", mean, [summary[m]["std"] for m in methods])]
+    averaged = any(value is not None for value in mean)
+    found = []
+    if averaged or not methods:
+        found.append(Column("mean", mean, [summary[m]["std"] for m in methods]))
     found += _beside(mean, main, methods, "paper")
     found.append(_plain("norm. %", normalised))
     if main.get(records.EXPERT):
@@ -71,11 +74,12 @@ def columns(record: Record, paper: Means | None = None) -> list[Column]:
         found.append(Column(metric_label(metric), mean, [v.get("std") for v in values]))
         theirs = {} if paper is None else paper.get(metric, {})
         found += _beside(mean, theirs, methods, "paper")
-    averaged = any(s["mean"] is not None for s in summary.values())
     for pair in records.columns(record):
         if pair[1] == mains[pair[0]] or not averaged:
-            values = [records.over_seeds(record, m, *pair)[0] for m in methods]
-            found.append(_plain(_heading(pair, record), values))
+            both = [records.over_seeds(record, m, *pair) for m in methods]
+            values = [mean for mean, _ in both]
+            spreads = [None if averaged else std for _, std in both]
+            found.append(Column(_heading(pair, record), values, spreads))
             theirs = {} if paper is None else paper.get(pair[0], {})
             if not averaged and paper is not None:
                 theirs = paper.get(pair[1], {})

@@ -4,8 +4,9 @@ The recipe of the task-arithmetic experts (Ilharco et al., 2023, appendix): all 
 trained against the head with cross-entropy, warm-up, cosine decay to zero, gradient norm clipped
 to 1. This is the only training here that sees labels.
 
-Images come as arrays that lie on the device (`finetune`), or in batches from the host
-(`finetune_batches`, for sets that are large or cropped at random). Either way the steps of a chunk
+Images come as arrays that lie on the device (`finetune`; `finetune_with_state` for networks with
+running statistics), or in batches from the host (`finetune_batches`, for sets that are large or
+cropped at random). Either way the steps of a chunk
 are one compiled program.
 """
 

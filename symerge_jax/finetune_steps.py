@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [batch, ...], uint8 or float.
-        labels: int [batch], or float [batch] for a regression.
+        labels: int [batch], float [batch] for a regression, or maps [batch, height, width, ...].
         mask: bool [batch], False for rows that only fill the batch up; None if all rows count.
     """
 

@@ -123,6 +123,19 @@ def test_the_embedded_world_trains_experts_from_a_small_trunk(tmp_path, monkeypa
     assert again["results"] == record["results"]
 
 
+def test_the_row_of_the_ablation_that_is_symerge_itself_is_left_out():
+    names = dense.chosen_methods(dense.Settings(batch_norm="merge_stats"))
+    assert "symerge_recalibrate" in names
+    assert "symerge_merge_stats" not in names
+
+
+def test_one_test_scene_is_refused_before_anything_is_trained(made, tmp_path, capsys):
+    models, data = made
+    words = ("--model", "resnet50", "--checkpoints", models, "--data", data, "--out", tmp_path)
+    said = refused(capsys, *words, "--limit", 1, "--methods", "symerge")
+    assert "one test scene has no variance" in said
+
+
 def test_a_dry_run_says_what_would_be_done(capsys):
     assert command("--dry-run", "--batch-norm", "merge_stats") == 0
     out = capsys.readouterr().out
@@ -133,7 +146,9 @@ def test_a_dry_run_says_what_would_be_done(capsys):
 def test_all_methods_are_those_that_scenes_have_a_use_for():
     names = dense.chosen_methods(dense.Settings(methods=("all",)))
     assert names[0] == "individual"
-    assert {"dare", "breadcrumbs", "tall_masks", "symerge", *dense.ABLATION} <= set(names)
+    rows = {*dense.ABLATION} - {"symerge_recalibrate"}  # which is SyMerge
+    assert {"dare", "breadcrumbs", "tall_masks", "symerge", *rows} <= set(names)
+    assert "symerge_recalibrate" not in names
     assert not {"adamerging", "wemoe", "fisher", "pretrained", "surgery"} & set(names)
 
 
@@ -144,6 +159,7 @@ def test_all_methods_are_those_that_scenes_have_a_use_for():
         (("--methods", "surgery"), "depths and normals have no entropy"),
         (("--methods", "wemoe"), "not available for scenes"),
         (("--methods", "symerge_early"), "not available for scenes"),
+        (("--methods", "symerge_block_3"), "not available for scenes"),
         (("--methods", "symmerge"), "unknown method"),
         (("--tasks", "depth", "edges"), "unknown task 'edges'"),
         (("--model", "resnet18"), "--model must be one of"),

@@ -93,6 +93,11 @@ def from_folder(
             f"{folder}: expected scenes of one size, found {train.images.shape[1:3]} in train and "
             f"{test.images.shape[1:3]} in test; ask for one size"
         )
+    if len(train.images) < 2:
+        raise BadInput(
+            f"{folder}: expected at least two training scenes, of which a tenth is for validation; "
+            f"found {len(train.images)}"
+        )
     return _tasks(names, train, test, limit)
 
 

@@ -180,7 +180,9 @@ def symerge_dense(
     state: Any = ()
     if recalibrates:
         whole = jnp.full((len(sizes),), initial_coefficient)
-        start = merge_stats(own_stats, task_vectors["batch_stats"], clamp_all(whole))
+        start = merge_stats(
+            own_stats, task_vectors["batch_stats"], clamp_all(whole) if clamp else whole
+        )
         state = {"trunk": start, "decoders": decoders["batch_stats"]}
     constants = _Constants(
         theta0,
