@@ -86,7 +86,7 @@ def test_what_is_missing_or_there_twice_is_named(folder):
         resnet_folders.find(folder, NAMES)
     (folder / "depth").rmdir()
     (folder / "resnet50_depth.safetensors").unlink()
-    with pytest.raises(BadInput, match="finetune --model resnet50 --task depth` trains it"):
+    with pytest.raises(BadInput, match="--task depth --out OUT` trains it"):
         resnet_folders.find(folder, NAMES)
     write_safetensors(folder / "resnet50.pth", nets.torchvision())
     with pytest.raises(BadInput, match=r"one pre-trained trunk, found resnet50-abc.*, resnet50\."):
