@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.adapting import Around, name_of, share
@@ -188,6 +187,6 @@ def with_module(network: Network, fix: Callable[[Any, Array], Array]) -> Network
 
     def encode(both: tuple[Params, Any], images: Array) -> Array:
         variables, part = both
-        return fix(part, network.encode(variables, jnp.asarray(images)))
+        return fix(part, network.encode(variables, images))
 
     return network._replace(encode=encode)

@@ -7,19 +7,18 @@ such as NYUv2 with the small model ("scenes"), and ResNet-50 with experts that a
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import records, resnet_folders
 from experiments.adapting import Around
-from experiments.experts import Experts, Model, fine_tuned
+from experiments.dense_experts import dense_model, make_dense_experts
+from experiments.experts import Experts, Model
 from experiments.methods import Constants
 from experiments.options import Options
 from experiments.scene import Made, Start
@@ -27,16 +26,13 @@ from experiments.tasks import rooms as tasks_of_rooms
 from experiments.tasks.rooms import TASKS
 from experiments.tasks.task import Task, check_known
 from experiments.tiny import rooms_base
-from symerge_jax.adapt.dense import Network, Statistics
+from symerge_jax.adapt.dense import Statistics
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.errors import nearest
-from symerge_jax.cli.progress import Bars, say
-from symerge_jax.dense import expert_maps, network, training
+from symerge_jax.cli.progress import say
+from symerge_jax.dense import expert_maps, network
 from symerge_jax.errors import BadInput
-from symerge_jax.finetune import finetune_with_state
-from symerge_jax.models.dense_heads import initial_decoder, stack_decoders
-from symerge_jax.models.resnet_config import DECODERS, DecoderConfig
-from symerge_jax.notation import Array
+from symerge_jax.models.resnet_config import DECODERS
 from symerge_jax.parallel import Device
 from symerge_jax.recipes import Recipe
 
@@ -175,11 +171,6 @@ def make(
     return Start(model, base.config, decoders=DECODERS[rooms_base.MODEL]), tasks, experts
 
 
-def dense_model(own: Network, variables: Any, name: str) -> Model:
-    """Returns the trunk all experts start from, with its running statistics."""
-    return Model(own.encode, variables, name, classify=own.decode, family="ResNet", dense=own)
-
-
 def _size(tasks: Sequence[Task]) -> tuple[int, int]:
     height, width = tasks[0].test.inputs.shape[1:3]
     return height, width
@@ -209,70 +200,6 @@ def _from_checkpoints(
     # The sizes, not the file: of the output stride only an expert's may say anything.
     start = Start(read.model, read.source.config, decoders=read.decoders)
     return start, tasks, dict.fromkeys(settings.seeds, read.experts)
-
-
-def make_dense_experts(
-    model: Model,
-    config: DecoderConfig,
-    tasks: Sequence[Task],
-    recipe: Recipe,
-    seeds: Sequence[int],
-    *,
-    devices: Sequence[Device],
-    cache: Path | None,
-    bars: Bars,
-) -> dict[int, Experts]:
-    """Fine-tunes what the cache does not hold, one expert per device at a time."""
-    decoders = {seed: [fresh_decoder(config, task, seed) for task in tasks] for seed in seeds}
-    return fine_tuned(
-        model, tasks, decoders, recipe, stacked,
-        train=train_dense, devices=devices, cache=cache, bars=bars,
-    )  # fmt: skip
-
-
-def fresh_decoder(config: DecoderConfig, task: Task, seed: int) -> dict[str, Any]:
-    """Draws the decoder that an expert's training begins with; depth begins at its mean."""
-    assert task.train is not None, "an expert is made from training scenes"
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.name.encode()))
-    drawn = jax.tree.map(np.asarray, initial_decoder(config, len(task.classes), key))
-    if task.name == "depth":
-        depths = task.train.labels
-        known = max(1, np.count_nonzero(depths))
-        bias = np.full(1, depths.sum(dtype=np.float64) / known, np.float32)
-        drawn["params"]["out"]["bias"] = bias
-    return drawn
-
-
-def train_dense(
-    model: Model,
-    task: Task,
-    head: Any,
-    recipe: Recipe,
-    seed: int,
-    on_chunk: Callable[[np.ndarray], None],
-) -> dict[str, Any]:
-    """Fine-tunes trunk and decoder of one task, in training mode of batch normalisation."""
-    assert model.dense is not None
-    assert task.train is not None
-    loss: Any = task.name
-    expert = finetune_with_state(
-        training(model.dense), model.pretrained["params"], head["params"],
-        {"trunk": model.pretrained["batch_stats"], "decoder": head["batch_stats"]},
-        task.train.inputs, task.train.labels, recipe,
-        loss=loss,
-        seed=seed,
-        on_chunk=on_chunk,
-    )  # fmt: skip
-    return {
-        "params": {"params": expert.params, "batch_stats": expert.state["trunk"]},
-        "head": {"params": expert.head, "batch_stats": expert.state["decoder"]},
-    }
-
-
-def stacked(decoders: Sequence[Any]) -> tuple[Any, Array]:
-    """Returns decoders with leaves [task, ...], and which of their maps exist, bool [task, map]."""
-    whole, outputs = stack_decoders(decoders)
-    return whole, jnp.arange(max(outputs))[None] < jnp.asarray(outputs)[:, None]
 
 
 def said(model: Model, experts: Experts, tasks: Sequence[Task], cache: Path) -> list[np.ndarray]:

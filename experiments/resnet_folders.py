@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from experiments.dense_experts import dense_model, stacked
 from experiments.experts import Experts, Model, Stored, differences
 from experiments.tasks.rooms import TASKS
 from experiments.tasks.task import Task
@@ -32,7 +32,6 @@ from symerge_jax.cli.progress import say
 from symerge_jax.dense import network
 from symerge_jax.errors import BadInput
 from symerge_jax.merge_plan import check_same_description
-from symerge_jax.models.dense_heads import stack_decoders
 from symerge_jax.models.resnet_config import DecoderConfig
 from symerge_jax.notation import Params
 from symerge_jax.score import computable
@@ -166,12 +165,11 @@ def read(found: Folder, tasks: Sequence[Task], size: tuple[int, int], dtype: str
     experts = Stored(sources, partial(_trunk, start=start))
     tau = differences(experts, start, lambda k: say(f"{tasks[k].name}: expert {found.experts[k]}"))
     check_finite(tau, [task.name for task in tasks])
-    stacked, outputs = stack_decoders(heads)
-    classes = jnp.arange(max(outputs))[None] < jnp.asarray(outputs)[:, None]
+    whole, classes = stacked(heads)
     own = network(loaded.config, config, size, dtype)
     name = f"{loaded.config} {config} {size} {digest(start)} {dtype}"
-    model = Model(own.encode, start, name, classify=own.decode, family="ResNet", dense=own)
-    return Read(model, loaded, own, Experts(experts, heads, heads, tau, stacked, classes), config)
+    model = dense_model(own, start, name)
+    return Read(model, loaded, own, Experts(experts, heads, heads, tau, whole, classes), config)
 
 
 def _trunk(source: Checkpoint, start: Params) -> Params:

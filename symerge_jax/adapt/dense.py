@@ -189,7 +189,7 @@ def symerge_dense(
         tau,
         own_stats if statistics == "pretrained_stats" else (),
         () if recalibrates else decoders["batch_stats"],
-        tuple(jnp.asarray(x) for x in (images[:1] if _one(images) else images)),
+        held(images),
         tuple(jnp.asarray(x) for x in experts),
     )
     plan = _Plan(network, statistics, tuple(kinds), tuple(outputs), objective, normalise, clamp)
@@ -258,10 +258,6 @@ def _check(
             )
 
 
-def _one(images: Sequence[Array]) -> bool:
-    return all(own is images[0] for own in images)
-
-
 @cache
 def _merged(clamp: bool) -> Callable[..., Params]:
     def merge(pretrained: Params, task_vectors: TaskVectors, lam: Coefficients) -> Params:
@@ -278,7 +274,7 @@ def _loss(plan: _Plan) -> Loss:
         lam = clamp_all(trainables.coefficients) if plan.clamp else trainables.coefficients
         theta = interpolate(constants.pretrained, constants.task_vectors, lam)
         rows, task = batch.inputs, batch.task
-        images = _rows_of(constants.images, task, rows)
+        images = images_at(constants.images, task, rows)
         decoder = pick(trainables.heads, task)
         if plan.statistics == "recalibrate":
             features, trunk = network.encode_in_training(
@@ -301,7 +297,14 @@ def _loss(plan: _Plan) -> Loss:
     return loss
 
 
-def _rows_of(arrays: tuple[Array, ...], task: Array, rows: Array) -> Array:
+def held(images: Sequence[Array]) -> tuple[Array, ...]:
+    """Puts the images of all tasks on the device; once, if all have one and the same array."""
+    one = all(own is images[0] for own in images)
+    return tuple(jnp.asarray(x) for x in (images[:1] if one else images))
+
+
+def images_at(arrays: tuple[Array, ...], task: Array, rows: Array) -> Array:
+    """Returns rows of a task's images, of what `held` returned."""
     if len(arrays) == 1:
         return arrays[0][rows]
     return jax.lax.switch(task, [lambda at, x=x: x[at] for x in arrays], rows)

@@ -22,6 +22,7 @@ import numpy as np
 from symerge_jax import trees
 from symerge_jax.adapt import probsurgery, surgery
 from symerge_jax.adapt import schedule as schedules
+from symerge_jax.adapt.dense import held, images_at
 from symerge_jax.adapt.fit import CHUNK_STEPS, Batch, Loss, fit, pool
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.schedule import Schedule
@@ -96,15 +97,13 @@ def dense_surgery(
         schedule = schedules.sequential(
             sizes, iterations=iterations, batch_size=batch_size, seed=seed
         )
-    one = all(own is images[0] for own in images)
-    held = tuple(jnp.asarray(own) for own in (images[:1] if one else images))
     fitted = fit(
         _loss(encode, probabilistic),
         module,
         pool([np.arange(n, dtype=np.int32) for n in sizes]),
         schedule,
         rates=learning_rate,
-        constants=(merged, pretrained, task_vectors, held, jnp.asarray(beta, dtype)),
+        constants=(merged, pretrained, task_vectors, held(images), jnp.asarray(beta, dtype)),
         per_task=True,
         idle=IDLE[idle],
         seed=seed,
@@ -120,11 +119,7 @@ def _loss(encode: Callable[..., Array], probabilistic: bool) -> Loss:
 
     def loss(module: Any, constants: Any, state: Any, batch: Batch) -> Any:
         merged, pretrained, task_vectors, images, beta = constants
-        if len(images) == 1:
-            seen = images[0][batch.inputs]
-        else:
-            branches = [lambda at, x=x: x[at] for x in images]
-            seen = jax.lax.switch(batch.task, branches, batch.inputs)
+        seen = images_at(images, batch.task, batch.inputs)
         expert = add(pretrained, pick(task_vectors, batch.task))
         wide = batch._replace(inputs=encode(merged, seen), targets=encode(expert, seen))
         return inner(module, beta, state, wide)
