@@ -41,6 +41,43 @@ def use_devices(count: int | None) -> list[Device]:
     return devices[:count]
 
 
+def join_processes() -> int:
+    """Joins the processes of one run, on one host or many, and returns this one's number from 0.
+
+    The environment names them, each process with its own number: `JAX_COORDINATOR_ADDRESS`
+    (host:port of the first), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`. Without these it does
+    nothing. Call it before anything else of JAX; `jax.devices()` then shows those of all processes.
+
+    Raises:
+        BadInput: some of the three are missing, or are no numbers, or the others do not come.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if not given:
+        return 0
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise BadInput(f"{missing[0]} is not set, but {next(iter(given))} is; set all of {names}")
+    address, *numbers = (given[name] for name in names)
+    for name, text in zip(names[1:], numbers, strict=True):
+        if not text.isdecimal():
+            raise BadInput(f"{name} must be a number from 0 upwards, got {text!r}")
+    count, own = map(int, numbers)
+    if own >= count:
+        raise BadInput(
+            f"JAX_PROCESS_ID is {own}, but there are {count} processes (0 to {count - 1})"
+        )
+    try:
+        jax.distributed.initialize(address, count, own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"the {count} processes of {address} did not come together ({reason}); start all of "
+            "them with the same address, each with its own JAX_PROCESS_ID"
+        ) from error
+    return own
+
+
 def cores() -> int:
     """The processors this process may use, which in a container are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -18,13 +18,14 @@ import jax
 import numpy as np
 
 from symerge_jax.adapt import schedule as schedules
-from symerge_jax.adapt.coefficients import per_leaf, per_task
-from symerge_jax.adapt.fit import CHUNK_STEPS
+from symerge_jax.adapt.coefficients import STORED, per_leaf, per_task
+from symerge_jax.adapt.fit import Keep
 from symerge_jax.adapt.merged import Classify, Encode, Trainables
 from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.adapt.symerge import Adapted, OnChunk, adapt, check_option, sizes_of
 from symerge_jax.notation import Array, Bool, Coefficients, Params, TaskVectors
+from symerge_jax.parallel import Device
 
 
 def adamerging(
@@ -46,8 +47,12 @@ def adamerging(
     clamp: bool = True,
     seed: int = 0,
     schedule: Schedule | None = None,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
+    keep: Keep | None = None,
+    devices: Sequence[Device] | None = None,
+    split_task_vectors: bool = False,
+    stored_as: str = "float32",
 ) -> Adapted:
     """Adapts coefficients to unlabelled inputs; heads stay.
 
@@ -69,14 +74,19 @@ def adamerging(
         clamp: whether λ is clipped to [0, 1] in the forward pass.
         seed: of task order and batches.
         schedule: replaces `update`, `iterations`, `batch_size` and `seed`.
-        chunk_steps: micro-steps between two calls of `on_chunk`.
+        chunk_steps: micro-steps between two calls of `on_chunk`; None for a few seconds' worth.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
+        devices: that share every mini-batch; as for `symerge`, like what follows.
+        split_task_vectors: whether each keeps its share of θ₀ and τ.
+        stored_as: type in which τ is kept in memory.
 
     Raises:
         BadInput: shapes that do not fit together, an unknown option, a loss that is not finite.
     """
     check_option("granularity", granularity, ("leaf", "task"))
     check_option("update", update, ("joint", "sequential"))
+    check_option("stored_as", stored_as, STORED)
     if coefficients is None:
         start = per_leaf if granularity == "leaf" else per_task
         coefficients = start(task_vectors, initial_coefficient)
@@ -104,4 +114,8 @@ def adamerging(
         schedule=schedule,
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
+        devices=devices,
+        split_task_vectors=split_task_vectors,
+        stored_as=stored_as,
     )  # fmt: skip

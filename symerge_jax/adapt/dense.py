@@ -30,7 +30,7 @@ import numpy as np
 from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_leaf
-from symerge_jax.adapt.fit import CHUNK_STEPS, Batch, Carry, Loss, fit, pool
+from symerge_jax.adapt.fit import Batch, Carry, Loss, fit, pool
 from symerge_jax.adapt.merged import Trainables, pick
 from symerge_jax.adapt.objectives import entropy, masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -120,7 +120,7 @@ def symerge_dense(
     clamp: bool = True,
     seed: int = 0,
     schedule: Schedule | None = None,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: Callable[[Carry, np.ndarray], None] | None = None,
 ) -> AdaptedDense:
     """Adapts coefficients and decoders to unlabelled images.

@@ -23,7 +23,7 @@ from symerge_jax import trees
 from symerge_jax.adapt import probsurgery, surgery
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.dense import held, images_at
-from symerge_jax.adapt.fit import CHUNK_STEPS, Batch, Loss, fit, pool
+from symerge_jax.adapt.fit import Batch, Loss, fit, pool
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.adapt.surgery import IDLE, Corrected, Idle, OnChunk, check_idle
@@ -48,7 +48,7 @@ def dense_surgery(
     idle: Idle = "dense",
     seed: int = 0,
     schedule: Schedule | None = None,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
 ) -> Corrected:
     """Trains one module per task on unlabelled images.

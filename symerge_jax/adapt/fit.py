@@ -2,13 +2,15 @@
 
 A method says what is trainable, how trainables, constants and a mini-batch of unlabelled inputs
 give a loss, and which optimiser steps. The loop is one compiled program that runs a chunk of
-micro-steps; the host sees one array of losses per chunk, never a value per step.
+micro-steps (`steps`); the host sees one array of losses per chunk, never a value per step.
 
 There is no place for labels here: a mini-batch holds inputs and what an expert said about them.
 """
 
+from __future__ import annotations
+
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,14 +18,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from symerge_jax import trees
+from symerge_jax import interrupt, trees
+from symerge_jax.adapt import across
 from symerge_jax.adapt import schedule as schedules
+from symerge_jax.adapt.keeping import Done, Keep, Keeper
 from symerge_jax.adapt.schedule import Schedule
+from symerge_jax.adapt.steps import Batch, Carry, Chunk, Loss, Rules, nothing, parts, run_chunk
 from symerge_jax.errors import BadInput
 from symerge_jax.notation import Array
 
+__all__ = [
+    "ADAM", "CHUNK_STEPS", "Batch", "Carry", "Data", "Fitted", "Keep", "Loss", "fit", "pool",
+]  # fmt: skip
+
 RESIDENT_BYTES = 4 * 2**30  # inputs up to this size stay on the device
 CHUNK_STEPS = 200
+# The host looks at a run this often if it may choose; a signal waits no longer.
+CHUNK_SECONDS = 4.0
+# Inputs of one chunk that the host has gathered; two chunks of them are in memory.
+FEED_BYTES = 2**29
 
 # Learning rates are given to `fit`, so that runs which differ in them share one program.
 ADAM = optax.adam(1.0)
@@ -41,54 +54,6 @@ class Data(NamedTuple):
     inputs: Any
     targets: Any
     sizes: tuple[int, ...]
-
-
-class Batch(NamedTuple):
-    """One mini-batch of one task, as the loss sees it.
-
-    Attributes:
-        task: int [], whose inputs these are.
-        inputs: leaves [batch, ...].
-        targets: leaves [batch, ...].
-        mask: bool [batch], False for padding.
-        key: a random key of this step's own.
-        step: int [], micro-steps done before this one.
-    """
-
-    task: Array
-    inputs: Any
-    targets: Any
-    mask: Array
-    key: Array
-    step: Array
-
-
-class Pending(NamedTuple):
-    """What joint schedules gather until the next update.
-
-    Attributes:
-        gradients: summed, like the trainables.
-        touched: bool [task], whose loss is in that sum.
-    """
-
-    gradients: Any
-    touched: Array
-
-
-class Carry(NamedTuple):
-    """The state of a run between chunks; saving it is saving the run."""
-
-    trainables: Any
-    optimiser: Any
-    model_state: Any
-    key: Array
-    step: Array
-    seen: Array  # bool [task], which tasks have had an update of their own
-    pending: Pending | None  # None if every micro-step updates
-
-
-# (trainables, constants, model state, batch) → (loss [], model state, extra kept per step)
-Loss = Callable[[Any, Any, Any, Batch], tuple[Array, Any, Any]]
 
 
 class Fitted(NamedTuple):
@@ -150,10 +115,12 @@ def fit(
     per_task: Any = None,
     idle: Literal["skip", "zero"] = "skip",
     seed: int = 0,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     resident: bool | None = None,
     start: Carry | None = None,
     on_chunk: Callable[[Carry, np.ndarray], None] | None = None,
+    keep: Keep | None = None,
+    split: across.Split | None = None,
 ) -> Fitted:
     """Runs a schedule.
 
@@ -175,15 +142,21 @@ def fit(
         idle: what happens to such a part in other tasks' steps. "skip": nothing. "zero": from its
             first own step on it sees zero gradients, so momentum still moves it.
         seed: of the random keys in the batches.
-        chunk_steps: micro-steps per call of the program.
+        chunk_steps: micro-steps per call of the program; None for as many as take a few seconds.
         resident: whether inputs are kept on the device; None decides by size. Otherwise the next
             chunk's inputs are gathered on the host while the device works.
         start: a carry to go on from; `schedule` is still the whole one.
         on_chunk: called after each chunk with the carry and its losses [chunk], for progress,
             checkpoints. It must not keep the carry's arrays: the next chunk reuses their memory.
+        keep: where the state is kept, so that an interrupted run can go on. A run that finds its
+            state there does, and `on_chunk` first gets the losses of what was done before.
+        split: devices that share every mini-batch, and how constants lie on them. The loss must
+            average over the batch by `objectives.masked_mean`.
 
     Raises:
-        BadInput: a schedule that does not fit the data; a loss that is not finite.
+        BadInput: a schedule that does not fit the data; a loss or gradient that is not finite (the
+            state before that step is kept); a kept state of another run.
+        KeyboardInterrupt: a signal asked for it; the chunk was finished and the state is kept.
     """
     schedules.check(schedule, data.sizes)
     accumulates = not bool(np.all(schedule.apply_update))
@@ -200,44 +173,144 @@ def fit(
             "one adds gradients up"
         )
     carry = trees.copied(carry)  # the program reuses the memory of what it is given
-    first = int(carry.step)
-    size = min(chunk_steps, schedule.steps)
-    if resident is None:
-        resident = sum(leaf.nbytes for leaf in jax.tree.leaves(data.inputs)) <= RESIDENT_BYTES
-    offsets = np.cumsum([0, *data.sizes[:-1]])
-    inputs = jax.tree.map(jnp.asarray, data.inputs) if resident else None
-    targets = jax.tree.map(jnp.asarray, data.targets)
-    rates = jax.tree.map(jnp.asarray, _full_rates(rates, carry.trainables))
     flags = None if per_task is None else _flags(per_task, carry.trainables)
+    rules = Rules(loss, optimiser, flags, idle, len(data.sizes), split)
+    rates = _full_rates(rates, carry.trainables)
+    feed = _Feed(data, schedule, chunk_steps, resident, split)
+    if split is None:
+        given = jax.tree.map(jnp.asarray, (feed.inputs, data.targets, rates))
+    else:
+        carry, *given = (across.place(x, split) for x in (carry, feed.inputs, data.targets, rates))
+        constants = across.place(constants, split, split.axes)
+    keeper = Keeper(keep)
+    done = keeper.found(carry, lambda: _outputs(loss, carry, constants, data, feed))
+    if done is not None and on_chunk is not None:
+        on_chunk(done.carry, done.losses[0])
+    with interrupt.deferred():
+        done = _run(feed, rules, done or Done(carry, [], []), (constants, *given), on_chunk, keeper)
+    carry, extras = done.carry, done.extras
+    if split is not None:
+        carry = across.brought_home(carry)
+    joined = jax.tree.map(lambda *each: np.concatenate(each), *extras) if extras else ()
+    losses = np.concatenate(done.losses) if done.losses else np.zeros(0)
+    return Fitted(carry.trainables, losses, joined, carry)
 
-    def load(begin: int) -> tuple[Any, Any, int]:
-        steps = schedule.part(begin, begin + size)
-        rows = steps.sample_indices + offsets[steps.task_ids][:, None]
-        chunk = (steps.task_ids.astype(np.int32), rows.astype(np.int32), *steps[2:])
-        own = None if resident else jax.tree.map(lambda x: np.asarray(x)[rows], data.inputs)
-        return jax.tree.map(lambda x: _pad(x, size), (chunk, own)) + (steps.steps,)
 
-    losses, extras = [], []
-    begins = range(first, schedule.steps, size)
-    coming = load(first) if begins else None
-    for begin in begins:
-        assert coming is not None
-        chunk, own, count = coming
-        carry, loss_values, extra = _run_chunk(
-            carry, constants, inputs, targets, rates, chunk, own, np.int32(count), len(data.sizes),
-            loss=loss, optimiser=optimiser, flags=flags, idle=idle,
-        )  # fmt: skip
-        coming = load(begin + size) if begin + size < schedule.steps else None
-        values = np.asarray(loss_values)[:count]
-        _check_finite(values, schedule, begin)
-        losses.append(values)
-        extras.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], extra))
+def _run(
+    feed: _Feed,
+    rules: Rules,
+    done: Done,
+    given: tuple[Any, ...],
+    on_chunk: Callable[[Carry, np.ndarray], None] | None,
+    keeper: Keeper,
+) -> Done:
+    """Runs chunk after chunk from where `done` is."""
+    constants, inputs, targets, rates = given
+    steps = feed.schedule.steps
+    begin = int(done.carry.step)
+    coming = feed.chunk(begin) if begin < steps else None
+    while coming is not None:
+        chunk, count = coming
+        since = time.monotonic()
+        made = run_chunk(
+            done.carry, constants, inputs, targets, rates, chunk, np.int32(count), rules=rules
+        )
+        # Gathered while the device works.
+        coming = feed.chunk(begin + count) if begin + count < steps else None
+        good = int(made.count)
+        values = np.asarray(made.losses)
+        feed.took(time.monotonic() - since, good)
+        done.losses.append(values[:good])
+        done.extras.append(jax.tree.map(lambda x, n=good: np.asarray(x)[:n], made.extra))
+        done = done._replace(carry=made.carry)
+        if good < count:
+            keeper.save(done)
+            _refuse(float(values[good]), feed.schedule, begin + good, keeper.says)
+        begin += count
+        keeper.chunk_done(done)
         if on_chunk is not None:
-            on_chunk(carry, values)
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *extras) if extras else ()
-    return Fitted(
-        carry.trainables, np.concatenate(losses) if losses else np.zeros(0), joined, carry
-    )
+            on_chunk(done.carry, values[:good])
+        if interrupt.asked():
+            keeper.save(done)
+            raise KeyboardInterrupt
+    return done
+
+
+class _Feed:
+    """Cuts the schedule in chunks of one shape, and decides how many steps of it are run."""
+
+    def __init__(
+        self,
+        data: Data,
+        schedule: Schedule,
+        chunk_steps: int | None,
+        resident: bool | None,
+        split: across.Split | None,
+    ) -> None:
+        self.schedule = schedule
+        self._data, self._split = data, split
+        leaves = jax.tree.leaves(data.inputs)
+        if resident is None:
+            resident = sum(leaf.nbytes for leaf in leaves) <= RESIDENT_BYTES
+        self.inputs = data.inputs if resident else None
+        self.size = min(chunk_steps or CHUNK_STEPS, schedule.steps)
+        if not resident and chunk_steps is None:
+            step = schedule.batch_size * sum(leaf.nbytes // len(leaf) for leaf in leaves)
+            self.size = max(1, min(self.size, FEED_BYTES // max(step, 1)))
+        # Processes that share a run must cut it alike.
+        self._free = chunk_steps is None and jax.process_count() == 1
+        # The first chunk also compiles, so that what it takes says nothing.
+        self._count = min(2, self.size) if self._free else self.size
+        self._chunks = 0
+        self._offsets = np.cumsum([0, *data.sizes[:-1]])
+
+    def chunk(self, begin: int) -> tuple[Chunk, int]:
+        """Returns the next chunk and how many of its steps are to be run."""
+        count = min(self._count, self.schedule.steps - begin)
+        steps = self.schedule.part(begin, begin + count)
+        rows = steps.sample_indices + self._offsets[steps.task_ids][:, None]
+        mask = steps.sample_mask
+        if self._split is not None:  # each device gets equally many rows
+            missing = -rows.shape[1] % len(self._split.devices)
+            rows = np.concatenate([rows, np.repeat(rows[:, :1], missing, axis=1)], axis=1)
+            mask = np.pad(mask, ((0, 0), (0, missing)))
+        own = None
+        if self.inputs is None:
+            own = jax.tree.map(lambda x: np.asarray(x)[rows], self._data.inputs)
+        chunk = Chunk(
+            steps.task_ids.astype(np.int32), rows.astype(np.int32), mask, steps.apply_update, own
+        )
+        chunk = jax.tree.map(lambda x: _pad(x, self.size), chunk)
+        if self._split is not None:
+            each = [across.place(x, self._split) for x in (chunk.task_ids, chunk.apply_update)]
+            batches = across.place_batches((chunk.rows, chunk.mask, chunk.own_inputs), self._split)
+            chunk = Chunk(each[0], batches[0], batches[1], each[1], batches[2])
+        return chunk, count
+
+    def took(self, seconds: float, steps: int) -> None:
+        """Learns how long a chunk took, waiting included."""
+        self._chunks += 1
+        if self._free and self._chunks > 1 and steps:
+            wanted = CHUNK_SECONDS * steps / max(seconds, 1e-6)
+            self._count = int(np.clip(wanted, 1, self.size))
+
+
+def _outputs(loss: Loss, carry: Carry, constants: Any, data: Data, feed: _Feed) -> tuple[Any, Any]:
+    """Returns the shapes of one step's loss and extra."""
+    chunk, _ = feed.chunk(0)
+
+    def first(carry: Carry) -> tuple[Array, Any]:
+        rows = jnp.asarray(chunk.rows[0])
+        inputs, targets = jax.tree.map(
+            lambda x: jnp.asarray(x[:1])[rows], (data.inputs, data.targets)
+        )
+        key, step = carry.key, carry.step
+        task, mask = jnp.asarray(chunk.task_ids[0]), jnp.asarray(chunk.mask[0])
+        batch = Batch(task, inputs, targets, mask, key, step)
+        value, _, extra = loss(carry.trainables, constants, carry.model_state, batch)
+        return value, extra
+
+    return jax.eval_shape(first, carry)
 
 
 def _start(
@@ -254,20 +327,16 @@ def _start(
     if per_task is None:
         state = jax.jit(optimiser.init)(trainables)
     else:
-        own, shared = _parts(trainables, _flags(per_task, trainables))
+        own, shared = parts(trainables, _flags(per_task, trainables))
         if own and {leaf.shape[0] for leaf in own} != {len(data.sizes)}:
             raise BadInput(
                 f"per-task trainables need a leading axis of the {len(data.sizes)} tasks, got "
                 f"shapes {[leaf.shape for leaf in own]}"
             )
         state = (jax.jit(optimiser.init)(shared), jax.jit(jax.vmap(optimiser.init))(own))
-    pending = _nothing(trainables, len(data.sizes)) if accumulates else None
+    pending = nothing(trainables, len(data.sizes)) if accumulates else None
     seen = jnp.zeros((len(data.sizes),), bool)
     return Carry(trainables, state, model_state, jax.random.key(seed), jnp.int32(0), seen, pending)
-
-
-def _nothing(trainables: Any, tasks: int) -> Pending:
-    return Pending(jax.tree.map(jnp.zeros_like, trainables), jnp.zeros((tasks,), bool))
 
 
 def _full_rates(rates: Any, trainables: Any) -> Any:
@@ -284,144 +353,16 @@ def _flags(per_task: Any, trainables: Any) -> tuple[bool, ...]:
     return tuple(bool(flag) for flag in jax.tree.leaves(spread))
 
 
-def _parts(tree: Any, flags: tuple[bool, ...]) -> tuple[list, list]:
-    """Splits the leaves in those of one task each and those that all tasks share."""
-    leaves = jax.tree.leaves(tree)
-    own = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
-    shared = [leaf for leaf, flag in zip(leaves, flags, strict=True) if not flag]
-    return own, shared
-
-
 def _pad(x: np.ndarray, size: int) -> np.ndarray:
     """Repeats the first row at the end, so that each chunk has one shape; those are not run."""
     missing = size - len(x)
     return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x
 
 
-def _check_finite(values: np.ndarray, schedule: Schedule, begin: int) -> None:
-    if not np.isfinite(values).all():
-        at = begin + int(np.argmin(np.isfinite(values)))
-        raise BadInput(
-            f"the loss of task {schedule.task_ids[at]} is {values[at - begin]} at step {at}; "
-            "expected a finite number: lower the learning rate, or look for NaN in the inputs or "
-            "weights"
-        )
-
-
-@partial(jax.jit, static_argnames=("tasks", "loss", "optimiser", "flags", "idle"), donate_argnums=0)
-def _run_chunk(
-    carry: Carry,
-    constants: Any,
-    inputs: Any,
-    targets: Any,
-    rates: Any,
-    chunk: tuple[Array, Array, Array, Array],
-    own_inputs: Any,
-    count: Any,
-    tasks: int,
-    *,
-    loss: Loss,
-    optimiser: optax.GradientTransformation,
-    flags: tuple[bool, ...] | None,
-    idle: str,
-) -> tuple[Carry, Array, Any]:
-    """Runs the first `count` micro-steps of a chunk; returns losses and extras [chunk, ...]."""
-    size = chunk[0].shape[0]
-
-    def batch_at(carry: Carry, i: Array) -> Batch:
-        task, rows, mask, _ = (x[i] for x in chunk)
-        return Batch(
-            task=task,
-            inputs=_rows(inputs, rows) if own_inputs is None else _rows(own_inputs, i),
-            targets=_rows(targets, rows),
-            mask=mask,
-            key=jax.random.fold_in(carry.key, carry.step),
-            step=carry.step,
-        )
-
-    def micro_step(carry: Carry, i: Array) -> tuple[Carry, Any]:
-        batch = batch_at(carry, i)
-
-        def with_aux(trainables: Any) -> tuple[Array, tuple[Any, Any]]:
-            value, model_state, extra = loss(trainables, constants, carry.model_state, batch)
-            return value, (model_state, extra)
-
-        (value, (model_state, extra)), gradients = jax.value_and_grad(with_aux, has_aux=True)(
-            carry.trainables
-        )
-        carry = carry._replace(model_state=model_state, step=carry.step + 1)
-        here = jnp.arange(tasks, dtype=batch.task.dtype) == batch.task
-        update = partial(_update, rates=rates, optimiser=optimiser, flags=flags, idle=idle)
-        if carry.pending is None:
-            return update(carry, gradients, here), (value, extra)
-        pending = Pending(
-            jax.tree.map(jnp.add, carry.pending.gradients, gradients), carry.pending.touched | here
-        )
-        empty = _nothing(carry.trainables, tasks)
-        carry = jax.lax.cond(
-            chunk[3][i],
-            lambda c: update(c._replace(pending=empty), *pending),
-            lambda c: c._replace(pending=pending),
-            carry,
-        )
-        return carry, (value, extra)
-
-    def kept(carry: Carry) -> tuple[Array, Any]:  # without gradients, which double the tracing
-        batch = batch_at(carry, jnp.int32(0))
-        value, _, extra = loss(carry.trainables, constants, carry.model_state, batch)
-        return value, extra
-
-    shapes = jax.eval_shape(kept, carry)
-    outputs = jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), shapes)
-
-    def body(i: Array, loop: Any) -> Any:
-        carry, outputs = loop
-        carry, made = micro_step(carry, i)
-        return carry, jax.tree.map(lambda all_, one: all_.at[i].set(one), outputs, made)
-
-    carry, (values, extra) = jax.lax.fori_loop(0, count, body, (carry, outputs))
-    return carry, values, extra
-
-
-def _rows(tree: Any, at: Array) -> Any:
-    return jax.tree.map(lambda x: x[at], tree)
-
-
-def _update(
-    carry: Carry,
-    gradients: Any,
-    touched: Array,
-    *,
-    rates: Any,
-    optimiser: optax.GradientTransformation,
-    flags: tuple[bool, ...] | None,
-    idle: str,
-) -> Carry:
-    """One optimiser step on the gradients of the `touched` tasks, bool [task]."""
-    trainables = carry.trainables
-    seen = carry.seen | touched
-    if flags is None:
-        updates, state = optimiser.update(gradients, carry.optimiser, trainables)
-    else:
-        own, shared = _parts(trainables, flags)
-        own_gradients, shared_gradients = _parts(gradients, flags)
-        shared_state, own_state = carry.optimiser
-        shared_updates, shared_state = optimiser.update(shared_gradients, shared_state, shared)
-        moved_updates, moved_state = jax.vmap(optimiser.update)(own_gradients, own_state, own)
-        active = seen if idle == "zero" else touched
-
-        def where_active(new: Array, old: Array) -> Array:
-            return jnp.where(active.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        state = (shared_state, jax.tree.map(where_active, moved_state, own_state))
-        moved_updates = [where_active(u, jnp.zeros_like(u)) for u in jax.tree.leaves(moved_updates)]
-        parts = {True: iter(moved_updates), False: iter(jax.tree.leaves(shared_updates))}
-        updates = jax.tree.unflatten(
-            jax.tree.structure(trainables), [next(parts[flag]) for flag in flags]
-        )
-
-    def move(x: Array, u: Array, rate: Array) -> Array:
-        return jnp.where(rate == 0, x, x + rate * u)  # x + 0 would lose the sign of −0
-
-    moved = jax.tree.map(move, trainables, updates, rates)
-    return carry._replace(trainables=moved, optimiser=state, seen=seen)
+def _refuse(value: float, schedule: Schedule, at: int, says: str) -> None:
+    what = "loss" if not np.isfinite(value) else f"gradient (its loss is {value:g})"
+    found = f" is {value}" if not np.isfinite(value) else " holds NaN or infinity"
+    raise BadInput(
+        f"the {what} of task {schedule.task_ids[at]}{found} at step {at}; expected finite numbers: "
+        f"lower the learning rate, or look for NaN in the inputs or weights{says}"
+    )

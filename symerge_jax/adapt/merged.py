@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from symerge_jax import trees
+from symerge_jax.adapt import across
 from symerge_jax.adapt.coefficients import clamp_all, interpolate
 from symerge_jax.adapt.distances import DISTANCES, Distance, ExpertOutputs, Pair
 from symerge_jax.adapt.fit import Batch, Loss
@@ -89,13 +90,22 @@ def with_layers(params: Params, layers: Params, task: Array | int) -> Params:
 
 
 @cache
-def encoder_loss(encode: Encode, classify: Classify, clamp: bool = True) -> Loss:
-    """Returns the loss in which each step merges the encoder anew: θ = θ₀ + Σ clip(λ) τ."""
+def encoder_loss(
+    encode: Encode, classify: Classify, clamp: bool = True, axes: tuple[int, ...] = ()
+) -> Loss:
+    """Returns the loss in which each step merges the encoder anew: θ = θ₀ + Σ clip(λ) τ.
+
+    Args:
+        encode: (θ, inputs) → features.
+        classify: (head, features) → logits.
+        clamp: whether λ is clipped.
+        axes: of the leaves of θ₀, along which devices share them; () if each has all.
+    """
 
     def loss(trainables: Trainables, constants: Constants, state: Any, batch: Batch) -> Any:
         lam = clamp_all(trainables.coefficients) if clamp else trainables.coefficients
         theta = interpolate(constants.pretrained, constants.task_vectors, lam)
-        theta = with_layers(theta, trainables.layers, batch.task)
+        theta = with_layers(across.whole(theta, axes), trainables.layers, batch.task)
         features = encode(theta, batch.inputs)
         value, extra = _objective(classify, trainables.heads, constants, features, batch)
         return value, state, extra

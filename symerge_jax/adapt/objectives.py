@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from symerge_jax.adapt.across import total
 from symerge_jax.notation import Array, Bool, Float, Int
 
 EXCLUDED = -1e9  # logit of a class that does not exist: probability exactly 0 in float32 and 64
@@ -34,10 +35,13 @@ def exclude(logits: Float[Array, "*b classes"], classes: Bool[Array, "*c classes
 
 
 def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:
-    """Returns the mean over the rows in `mask`; 0 if there is none (NaN in the reference)."""
+    """Returns the mean over the rows in `mask`; 0 if there is none (NaN in the reference).
+
+    Where devices share the batch, over the rows of all of them.
+    """
     kept = jnp.where(mask, values, jnp.zeros_like(values))
-    count = mask.sum(dtype=values.dtype)
-    return kept.sum() / jnp.maximum(count, jnp.ones_like(count))
+    count = total(mask.sum(dtype=values.dtype))
+    return total(kept.sum()) / jnp.maximum(count, jnp.ones_like(count))
 
 
 def self_label(

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symerge_jax.adapt import schedule as schedules
-from symerge_jax.adapt.fit import CHUNK_STEPS, Batch, Loss, fit
+from symerge_jax.adapt.fit import Batch, Loss, fit
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.objectives import masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -135,7 +135,7 @@ def probsurgery(
     seed: int = 0,
     schedule: Schedule | None = None,
     noise: Noise = standard_normal,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
 ) -> Corrected:
     """Trains one module per task, or one for all, on unlabelled inputs' features.

@@ -28,7 +28,7 @@ import numpy as np
 
 from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
-from symerge_jax.adapt.fit import CHUNK_STEPS, Batch, Carry, Data, fit, pool
+from symerge_jax.adapt.fit import Batch, Carry, Data, fit, pool
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.objectives import masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -128,7 +128,7 @@ def surgery(
     normalised: bool = False,
     seed: int = 0,
     schedule: Schedule | None = None,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
 ) -> Corrected:
     """Trains one module per task on unlabelled inputs' features.

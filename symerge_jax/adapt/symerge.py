@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from symerge_jax import trees
+from symerge_jax.adapt import across
 from symerge_jax.adapt import schedule as schedules
-from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_leaf
+from symerge_jax.adapt.coefficients import STORED, Rounded, clamp_all, interpolate, per_leaf, stored
 from symerge_jax.adapt.distances import ExpertOutputs
-from symerge_jax.adapt.fit import CHUNK_STEPS, Carry, fit, pool
+from symerge_jax.adapt.fit import Carry, Keep, fit, pool
 from symerge_jax.adapt.merged import (
     OBJECTIVES,
     OUTPUT_OBJECTIVES,
@@ -43,6 +44,7 @@ from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.errors import BadInput
 from symerge_jax.evaluate import predict
 from symerge_jax.notation import Array, Bool, Coefficients, Float, Params, TaskVectors
+from symerge_jax.parallel import Device
 
 OnChunk = Callable[[Carry, np.ndarray], None]
 
@@ -96,8 +98,12 @@ def symerge(
     clamp: bool = True,
     seed: int = 0,
     schedule: Schedule | None = None,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
+    keep: Keep | None = None,
+    devices: Sequence[Device] | None = None,
+    split_task_vectors: bool = False,
+    stored_as: str = "float32",
 ) -> Adapted:
     """Adapts coefficients and heads to unlabelled inputs.
 
@@ -134,8 +140,14 @@ def symerge(
         clamp: whether λ is clipped to [0, 1] in the forward pass.
         seed: of task order and batches.
         schedule: replaces `iterations`, `batch_size` and `seed`.
-        chunk_steps: steps between two calls of `on_chunk`.
+        chunk_steps: steps between two calls of `on_chunk`; None for a few seconds' worth.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
+        devices: that share every mini-batch, of all processes; None for JAX's default one.
+        split_task_vectors: each device keeps its share of θ₀ and τ and gets the merged rest from
+            the others in each step; otherwise each has all of them.
+        stored_as: type in which τ is kept in memory, "float32", "bfloat16" or "int8"
+            (`coefficients.stored`); the result is merged from the same.
 
     Raises:
         BadInput: shapes that do not fit together, an unknown option, a loss that is not finite.
@@ -145,6 +157,7 @@ def symerge(
         check_option("objective", one, ("self_label", "entropy", *OUTPUT_OBJECTIVES))
     check_option("confidence_filter", confidence_filter, FILTERS)
     check_option("idle_heads", idle_heads, ("dense", "masked"))
+    check_option("stored_as", stored_as, STORED)
     if len(experts) != len(inputs):
         raise BadInput(
             f"got predictions of {len(experts)} experts for inputs of {len(inputs)} tasks"
@@ -166,6 +179,10 @@ def symerge(
         ),
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
+        devices=devices,
+        split_task_vectors=split_task_vectors,
+        stored_as=stored_as,
     )  # fmt: skip
 
 
@@ -187,8 +204,12 @@ def adapt(
     clamp: bool,
     seed: int,
     schedule: Schedule,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
+    keep: Keep | None = None,
+    devices: Sequence[Device] | None = None,
+    split_task_vectors: bool = False,
+    stored_as: str = "float32",
 ) -> Adapted:
     """The run that SyMerge and AdaMerging share; their functions explain the arguments."""
     count = trees.task_count(task_vectors)
@@ -218,14 +239,27 @@ def adapt(
         if not isinstance(coefficients, Array):
             coefficients = _without(coefficients, layer)
     trainables = Trainables(coefficients, heads, layers)
+    if stored_as != "float32":
+        task_vectors = stored(task_vectors, stored_as)
+    split, axes = None, ()
     if layer is None and rates.coefficients == 0:
         theta = merged_encoder(pretrained, task_vectors, coefficients, clamp)
         features = [predict(encode, theta, own) for own in inputs]
-        data, loss = pool(features, experts), head_loss(classify)
+        data = pool(features, experts)
         constants = Constants((), (), jnp.asarray(classes), ids)
+        split = split_over(devices, across.unsplit(constants))
+        loss = head_loss(classify)
     else:
-        data, loss = pool(inputs, experts), encoder_loss(encode, classify, clamp)
+        data = pool(inputs, experts)
         constants = Constants(pretrained, task_vectors, jnp.asarray(classes), ids)
+        where = across.unsplit(constants)
+        if devices is not None and split_task_vectors:
+            where = _shares(constants, len(devices))
+            axes = tuple(jax.tree.leaves(where.pretrained))
+        split = split_over(devices, where)
+        loss = encoder_loss(encode, classify, clamp, axes if split else ())
+        if split is not None:
+            constants = across.place(constants, split, split.axes)
     fitted = fit(
         loss, trainables, data, schedule,
         rates=rates,
@@ -235,16 +269,50 @@ def adapt(
         seed=seed,
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
+        split=split,
     )  # fmt: skip
     trained: Trainables = fitted.trainables
+    if split is None or not jax.tree.leaves(constants.task_vectors):
+        theta = merged_encoder(pretrained, task_vectors, trained.coefficients, clamp)
+    else:  # from where θ₀ and τ lie now, in shares perhaps
+        lam = across.place(trained.coefficients, split)
+        theta = merged_encoder(constants.pretrained, constants.task_vectors, lam, clamp)
+        theta = across.brought_home(across.gathering(split.devices)(theta))
     return Adapted(
-        merged_encoder(pretrained, task_vectors, trained.coefficients, clamp),
+        theta,
         trained.coefficients,
         trained.heads,
         fitted.losses,
         fitted.extra.kept,
         trained.layers,
     )
+
+
+def split_over(devices: Sequence[Device] | None, axes: Any) -> across.Split | None:
+    """Returns how a run lies on several devices; None for one.
+
+    Args:
+        devices: that share it.
+        axes: of the constants' leaves, as `across.Split` has them.
+    """
+    if devices is None or len(devices) < 2:
+        return None
+    return across.Split(tuple(devices), tuple(jax.tree.leaves(axes)))
+
+
+def _shares(constants: Constants, count: int) -> Constants:
+    """Returns along which axes `count` devices share θ₀ and τ."""
+    axes = across.split_axes(constants.pretrained, count)
+
+    def of_stack(axis: int, tau: Any) -> Any:
+        if tau is None:
+            return None
+        axis = across.stacked(axis)
+        return Rounded(axis, across.NOT_SPLIT) if isinstance(tau, Rounded) else axis  # pyright: ignore[reportArgumentType]
+
+    of_tau = jax.tree.map(of_stack, axes, constants.task_vectors)
+    return across.unsplit(constants)._replace(pretrained=axes, task_vectors=of_tau)
 
 
 def _copies(params: Params, layer: Any, count: int) -> Params:

@@ -21,7 +21,7 @@ import optax
 from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.coefficients import interpolate, per_task
-from symerge_jax.adapt.fit import ADAM, CHUNK_STEPS, Batch, Loss, fit, pool
+from symerge_jax.adapt.fit import ADAM, Batch, Loss, fit, pool
 from symerge_jax.adapt.merged import Classify, pick
 from symerge_jax.adapt.objectives import entropy, exclude, masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -141,7 +141,7 @@ def wemoe(
     schedule_kind: Literal["cosine", "constant"] = "cosine",
     seed: int = 0,
     schedule: Schedule | None = None,
-    chunk_steps: int = CHUNK_STEPS,
+    chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
 ) -> Routed:
     """Adapts the router to unlabelled inputs; encoder and heads stay.
