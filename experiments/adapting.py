@@ -7,7 +7,7 @@ and corrections of features, take twice as many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,17 +34,19 @@ from experiments.tasks.task import Task
 from symerge_jax import __version__
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.adamerging import adamerging
-from symerge_jax.adapt.fit import Carry
+from symerge_jax.adapt.fit import Carry, Keep
 from symerge_jax.adapt.merged import OUTPUT_OBJECTIVES, Trainables, with_layers
 from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.adapt.symerge import Adapted, merged_encoder, symerge
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
+from symerge_jax.kept_run import kept_run
 from symerge_jax.leaf_facts import tower_leaves
 from symerge_jax.merge.leaves import Leaf
 from symerge_jax.merge.ties import elected
 from symerge_jax.notation import Params
+from symerge_jax.parallel import Device
 
 
 class Around(NamedTuple):
@@ -56,6 +58,7 @@ class Around(NamedTuple):
         resume: whether an adapted model of an earlier equal run will do.
         bars: that show the progress.
         tune: how the scale of a training-free base is chosen.
+        together: devices that share every mini-batch of a run, where the method can; None for one.
     """
 
     dtype: str
@@ -63,6 +66,32 @@ class Around(NamedTuple):
     resume: bool
     bars: Bars
     tune: merging.Tune = "labels"
+    together: Sequence[Device] | None = None
+
+
+def made(
+    around: Around,
+    kind: str,
+    key: Mapping[str, object],
+    make: Callable[[Keep | None], dict[str, Any]],
+) -> dict[str, Any]:
+    """Returns what an adaptation gives: from the cache, or made, from where one was interrupted.
+
+    Args:
+        around: with the cache, and whether an earlier run will do.
+        kind: of result.
+        key: all that it depends on.
+        make: makes it, and keeps its state.
+    """
+
+    def run() -> dict[str, Any]:
+        if jax.process_count() > 1:  # which would have to save and stop at the same step
+            return make(None)
+        folder = around.cache / "unfinished" / digest(kind, key)
+        with kept_run(folder, {"key": digest(key)}, resume=around.resume) as keep:
+            return make(keep)
+
+    return cached(around.cache, kind, key, run, report=say, renew=not around.resume)
 
 
 def learned(
@@ -89,7 +118,7 @@ def learned(
         encoders = (with_layers(shared, trained.layers, k) for k in range(len(tasks)))
         return score(model, encoders, trained.heads, experts.classes, tasks)
 
-    def make() -> dict[str, Any]:
+    def make(keep: Keep | None) -> dict[str, Any]:
         follow = around.bars.follow(name_of(run, seed), schedule.steps, schedule.batch_size)
         targets: Sequence[Any] = labels
         if constants.objective in OUTPUT_OBJECTIVES:
@@ -98,11 +127,13 @@ def learned(
             targets = [jax.tree.map(lambda x, r=r: x[r], t)
                        for t, r in zip(targets, rows, strict=True)]  # fmt: skip
         steps = None if run.every is None else run.every * schedule.steps // constants.iterations
-        more = {} if steps is None else {"chunk_steps": steps}
+        # A curve is looked at on the way, and its points are not part of the state.
+        more = {"keep": keep} if steps is None else {"chunk_steps": steps}
         adapted = run_method(model, seed, inputs, targets, run, constants, schedule,
-                             on_chunk=partial(on_chunk, follow=follow), **more)  # fmt: skip
+                             on_chunk=partial(on_chunk, follow=follow), devices=around.together,
+                             **more)  # fmt: skip
         lam = adapted.coefficients
-        made = {
+        found = {
             "params": adapted.params,
             "coefficients": present(lam) if isinstance(lam, dict) else {"all": lam},
             "heads": adapted.heads,
@@ -110,18 +141,18 @@ def learned(
             "kept": adapted.kept,
         }
         if adapted.layers:
-            made["layers"] = present(adapted.layers)
+            found["layers"] = present(adapted.layers)
         if curve:
-            made["curve"] = np.array(curve)
-        return made
+            found["curve"] = np.array(curve)
+        return found
 
     key = key_of(model, seed, run, constants, around, inputs, labels)
-    made = cached(around.cache, "adapted", key, make, report=say, renew=not around.resume)
-    points = made.pop("curve", None)
-    layers = made.pop("layers", None)
+    found = made(around, "adapted", key, make)
+    points = found.pop("curve", None)
+    layers = found.pop("layers", None)
     if layers is not None:
-        made["layers"] = spread(layers, made["params"])
-    return Adapted(**made), points
+        found["layers"] = spread(layers, found["params"])
+    return Adapted(**found), points
 
 
 def key_of(

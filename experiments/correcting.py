@@ -8,21 +8,30 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.adapting import Around, chosen, key_of, learned, name_of, schedule_of, share, which
+from experiments.adapting import (
+    Around,
+    chosen,
+    key_of,
+    learned,
+    made,
+    name_of,
+    schedule_of,
+    share,
+    which,
+)
 from experiments.expert_outputs import outputs
 from experiments.experts import Model
 from experiments.merging import shared_encoder
 from experiments.methods import Constants, Outcome, Run, Seed, base_of
 from experiments.scoring import Scored, padded, scored
 from experiments.tasks.task import Task
-from symerge_jax.adapt.fit import Carry
+from symerge_jax.adapt.fit import Carry, Keep
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.objectives import exclude
 from symerge_jax.adapt.probsurgery import ProbSurgery, probsurgery
 from symerge_jax.adapt.probsurgery import correct as correct_mean
 from symerge_jax.adapt.surgery import Surgery, correct, surgery
-from symerge_jax.cache import cached, digest
-from symerge_jax.cli.progress import say
+from symerge_jax.cache import digest
 from symerge_jax.evaluate import predict
 from symerge_jax.notation import Params
 
@@ -46,7 +55,7 @@ def corrected(
         more["chunk_steps"] = run.every * schedule.steps // constants.iterations
     curve: list[list[float]] = []
 
-    def make() -> dict[str, Any]:
+    def make(keep: Keep | None) -> dict[str, Any]:
         follow = around.bars.follow(name_of(run, seed), schedule.steps, schedule.batch_size)
         experts = outputs(model, seed.experts, tasks, around.cache)
 
@@ -57,7 +66,9 @@ def corrected(
                        for k, task in enumerate(tasks)]  # fmt: skip
                 curve.append([one.score for one in now])
 
-        made = (probsurgery if probabilistic else surgery)(
+        if run.every is None:  # points of a curve are not part of the state
+            more["keep"] = keep
+        found = (probsurgery if probabilistic else surgery)(
             [x[r] for x, r in zip(features, rows, strict=True)],
             [x.features[r] for x, r in zip(experts, rows, strict=True)],
             learning_rate=constants.correction_rate,
@@ -66,20 +77,20 @@ def corrected(
             on_chunk=on_chunk,
             **more,
         )
-        found = {"module": made.module._asdict(), "losses": made.losses}
-        return found | ({"curve": np.array(curve)} if curve else {})
+        parts = {"module": found.module._asdict(), "losses": found.losses}
+        return parts | ({"curve": np.array(curve)} if curve else {})
 
     inputs, labels = chosen(tasks, seed.labels, run.protocol)
     key = key_of(model, seed, run, constants, around, inputs, labels) | {"base": digest(params)}
-    made = cached(around.cache, "corrections", key, make, report=say, renew=not around.resume)
-    module = (ProbSurgery if probabilistic else Surgery)(**made["module"])
+    kept = made(around, "corrections", key, make)
+    module = (ProbSurgery if probabilistic else Surgery)(**kept["module"])
     scores = [score_one(model, module, features[k], seed, task, k) for k, task in enumerate(tasks)]
     return Outcome(
         run.name or run.method, seed.number, run.protocol == "held_out", scores,
         note=note,
-        stored=1 + share(made["module"], params),
-        losses=made["losses"],
-        curve=made.get("curve"),
+        stored=1 + share(kept["module"], params),
+        losses=kept["losses"],
+        curve=kept.get("curve"),
     )  # fmt: skip
 
 

@@ -100,6 +100,11 @@ Settings = DenseOptions
 def main(settings: DenseOptions) -> int:
     """Runs the experiment; the last line printed is the path of the record."""
     check(settings)
+    if settings.parallel == "data":
+        raise BadInput(
+            "--parallel data: batch statistics of scenes are those of the whole mini-batch, which "
+            "devices do not share; leave it at runs"
+        )
     methods, names, constants = chosen_methods(settings), chosen_tasks(settings), adjusted(settings)
     if settings.dry_run:
         return describe(settings, constants, names, methods)

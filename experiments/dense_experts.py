@@ -68,6 +68,7 @@ def train_dense(
     recipe: Recipe,
     seed: int,
     on_chunk: Callable[[np.ndarray], None],
+    state_folder: Path | None,
 ) -> dict[str, Any]:
     """Fine-tunes trunk and decoder of one task, in training mode of batch normalisation."""
     assert model.dense is not None
@@ -80,6 +81,7 @@ def train_dense(
         loss=loss,
         seed=seed,
         on_chunk=on_chunk,
+        state_folder=state_folder,
     )  # fmt: skip
     return {
         "params": {"params": expert.params, "batch_stats": expert.state["trunk"]},

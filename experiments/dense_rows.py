@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.adapting import Around, name_of, share
+from experiments.adapting import Around, made, name_of, share
 from experiments.correcting import base_encoder
 from experiments.experts import Model
 from experiments.methods import Constants, Outcome, Run, Seed, base_of
@@ -21,13 +21,13 @@ from experiments.tasks.task import Task
 from symerge_jax import __version__
 from symerge_jax.adapt.dense import AdaptedDense, Network, Statistics, symerge_dense
 from symerge_jax.adapt.dense_surgery import dense_surgery
+from symerge_jax.adapt.fit import Keep
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.probsurgery import ProbSurgery
 from symerge_jax.adapt.probsurgery import correct as correct_mean
 from symerge_jax.adapt.schedule import Schedule, sequential
 from symerge_jax.adapt.surgery import Surgery, correct
-from symerge_jax.cache import cached, digest
-from symerge_jax.cli.progress import say
+from symerge_jax.cache import digest
 from symerge_jax.notation import Array, Params
 
 # Rows that differ from another in what becomes of running statistics: row → (method, statistics).
@@ -79,9 +79,9 @@ def learned(
     images = [task.test.inputs for task in tasks]
     schedule = _schedule(images, constants, seed.number)
 
-    def make() -> dict[str, Any]:
+    def make(keep: Keep | None) -> dict[str, Any]:
         follow = around.bars.follow(name_of(run, seed), schedule.steps, schedule.batch_size)
-        made = symerge_dense(
+        found = symerge_dense(
             own, model.pretrained, experts.task_vectors, experts.stacked,
             [len(task.classes) for task in tasks], images, seed.labels,
             [task.name for task in tasks],
@@ -91,14 +91,13 @@ def learned(
             initial_coefficient=constants.initial,
             seed=seed.number,
             schedule=schedule,
-            chunk_steps=25,
             on_chunk=lambda carry, losses: follow(losses),
+            keep=keep,
         )  # fmt: skip
-        return made._asdict()
+        return found._asdict()
 
     key = _key(model, seed, run, constants, around, images)
-    made = cached(around.cache, "adapted-maps", key, make, report=say, renew=not around.resume)
-    return AdaptedDense(**made)
+    return AdaptedDense(**made(around, "adapted-maps", key, make))
 
 
 def _schedule(images: Sequence[np.ndarray], constants: Constants, seed: int) -> Schedule:
@@ -149,22 +148,22 @@ def corrected(
     schedule = _schedule(images, constants, seed.number)
     probabilistic = run.method.startswith("probsurgery")
 
-    def make() -> dict[str, Any]:
+    def make(keep: Keep | None) -> dict[str, Any]:
         follow = around.bars.follow(name_of(run, seed), schedule.steps, schedule.batch_size)
-        made = dense_surgery(
+        found = dense_surgery(
             model.encode, params, model.pretrained, experts.task_vectors, images,
             probabilistic=probabilistic,
             learning_rate=constants.correction_rate,
             seed=seed.number,
             schedule=schedule,
-            chunk_steps=25,
             on_chunk=lambda carry, losses: follow(losses),
+            keep=keep,
         )  # fmt: skip
-        return {"module": made.module._asdict(), "losses": made.losses}
+        return {"module": found.module._asdict(), "losses": found.losses}
 
     key = _key(model, seed, run, constants, around, images) | {"base": digest(params)}
-    made = cached(around.cache, "corrected-maps", key, make, report=say, renew=not around.resume)
-    module = (ProbSurgery if probabilistic else Surgery)(**made["module"])
+    kept = made(around, "corrected-maps", key, make)
+    module = (ProbSurgery if probabilistic else Surgery)(**kept["module"])
     behind = with_module(network, correct_mean if probabilistic else correct)
     scores = [
         scored_maps(
@@ -176,8 +175,8 @@ def corrected(
     return Outcome(
         run.method, seed.number, False, scores,
         note=note,
-        stored=1 + share(made["module"], params),
-        losses=made["losses"],
+        stored=1 + share(kept["module"], params),
+        losses=kept["losses"],
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from symerge_jax.adapt.dense import Network
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
-from symerge_jax.finetune import Recipe, finetune
+from symerge_jax.finetune import SAVE_EVERY, Recipe, finetune
 from symerge_jax.models.clip_config import VisionConfig
 from symerge_jax.models.heads import Head, normalised_head, stack_heads
 from symerge_jax.notation import Array, Params, TaskVectors
@@ -106,12 +106,18 @@ def make_experts(
     )  # fmt: skip
 
 
-# (model, task, head, recipe, seed, on_chunk) → {"params": θ, "head": its head}
+# (model, task, head, recipe, seed, on_chunk, state folder) → {"params": θ, "head": its head}
 Train = Callable[..., dict[str, Any]]
 
 
 def trained(
-    model: Model, task: Task, head: Any, recipe: Recipe, seed: int, on_chunk: OnLosses
+    model: Model,
+    task: Task,
+    head: Any,
+    recipe: Recipe,
+    seed: int,
+    on_chunk: OnLosses,
+    state_folder: Path | None,
 ) -> dict[str, Any]:
     """Fine-tunes one expert of a classifier or, where the task's labels are numbers, regressor."""
     train = task.train
@@ -121,6 +127,7 @@ def trained(
         seed=seed,
         loss="squared_error" if task.regression else "cross_entropy",
         on_chunk=on_chunk,
+        state_folder=state_folder,
     )  # fmt: skip
     return {"params": expert.params, "head": expert.head}
 
@@ -217,7 +224,14 @@ def _expert(
     def make() -> dict[str, Any]:
         name = f"expert {task.name}, seed {seed}"
         follow = bars.follow(name, recipe.steps, recipe.batch_size)
-        return train(model, task, head, recipe, seed, follow)
+        if cache is None or recipe.steps <= SAVE_EVERY:  # sooner trained again than kept
+            return train(model, task, head, recipe, seed, follow, None)
+        from symerge_jax.checkpoints.training_state import discard  # orbax takes half a second
+
+        folder = cache / "unfinished" / digest("expert", key)
+        made = train(model, task, head, recipe, seed, follow, folder)
+        discard(folder)
+        return made
 
     key = {
         "model": model.name,

@@ -156,9 +156,13 @@ def some(split: Split, limit: int | None) -> Split:
 
 
 def begun_state(settings: Settings) -> Path:
-    """Returns where an unfinished run is kept; nothing is there unless it is to be resumed."""
+    """Returns where an unfinished run is kept; nothing is there unless it is to be resumed.
+
+    Raises:
+        BadInput: another process is at work there.
+    """
     if not settings.resume:
-        shutil.rmtree(settings.state_folder(), ignore_errors=True)
+        _discard_state(settings)
     return settings.state_folder()
 
 
@@ -210,10 +214,16 @@ def expert_card(
 def finish(settings: Settings, record: records.Record, expert: Expert, scores: str) -> None:
     """Writes the record and says where all is; the last line printed is the record's path."""
     path = write_record(record, expert, settings.out)
-    shutil.rmtree(settings.state_folder(), ignore_errors=True)
+    _discard_state(settings)
     say(scores)
     say(f"expert: {settings.expert_folder()}")
     print(path)
+
+
+def _discard_state(settings: Settings) -> None:
+    from symerge_jax.checkpoints.training_state import discard  # orbax takes half a second
+
+    discard(settings.state_folder())
 
 
 def write_record(record: records.Record, expert: Expert, out: Path) -> Path:

@@ -39,11 +39,11 @@ class Options:
     devices: int | None = None
     """Devices to use; all otherwise (on a CPU: one per core)."""
     parallel: Literal["runs", "data"] = "runs"
-    """What devices share: independent runs, or the batches of one run."""
+    """What devices share: independent runs, or every mini-batch of SyMerge or AdaMerging."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of forward and backward passes; coefficients, heads and losses stay float32."""
     resume: bool = False
-    """Take adapted models of an interrupted or earlier equal run from the cache."""
+    """Go on from what an interrupted or earlier equal run left in the cache."""
     quick: bool = False
     """A rough run with few steps and inputs, to see that everything works."""
     dry_run: bool = False
@@ -68,7 +68,3 @@ def check(options: Options) -> None:
             raise BadInput(f"--{name} names one thing twice: {' '.join(map(str, values))}")
     if options.tasks is not None and len(options.tasks) < 2:
         raise BadInput(f"merging needs at least two experts, got --tasks {' '.join(options.tasks)}")
-    if options.parallel == "data":
-        raise BadInput(
-            "--parallel data: this experiment's runs fit one device each; leave it at runs"
-        )

@@ -9,16 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.adapting import Around, chosen, key_of, name_of, schedule_of, share
+from experiments.adapting import Around, chosen, key_of, made, name_of, schedule_of, share
 from experiments.experts import Model
 from experiments.methods import Constants, Outcome, Run, Seed
 from experiments.scoring import padded, scored
 from experiments.tasks.task import Task
+from symerge_jax.adapt.fit import Keep
 from symerge_jax.adapt.objectives import exclude
 from symerge_jax.adapt.wemoe import mixture, wemoe
-from symerge_jax.cache import cached
 from symerge_jax.classifier import moe_encoder
-from symerge_jax.cli.progress import say
 from symerge_jax.errors import BadInput
 from symerge_jax.evaluate import predict
 from symerge_jax.models.clip_moe import initial_router, mlp_leaves
@@ -49,29 +48,30 @@ def routed(
     inputs, labels = chosen(tasks, seed.labels, run.protocol)
     schedule = schedule_of(run, [len(x) for x in inputs], constants, seed.number)
 
-    def make() -> dict[str, Any]:
+    def make(keep: Keep | None) -> dict[str, Any]:
         follow = around.bars.follow(name_of(run, seed), schedule.steps, schedule.batch_size)
-        made = wemoe(
+        found = wemoe(
             encode, normalised_head, *parts, router, experts.stacked, inputs,
             classes=experts.classes,
             learning_rate=constants.router_rate,
             seed=seed.number,
             schedule=schedule,
             on_chunk=lambda carry, losses: follow(losses),
+            keep=keep,
         )  # fmt: skip
-        return made._asdict()
+        return found._asdict()
 
     key = key_of(model, seed, run, constants, around, inputs, labels)
-    made = cached(around.cache, "routers", key, make, report=say, renew=not around.resume)
-    trained = (parts, made["router"])
+    kept = made(around, "routers", key, make)
+    trained = (parts, kept["router"])
     scores = []
     for k, task in enumerate(tasks):
         own = (trained, *padded(experts.stacked, experts.classes, k))
         scores.append(scored(predict(logits_of(encode), own, task.test.inputs), task))
     return Outcome(
         run.name or run.method, seed.number, run.protocol == "held_out", scores,
-        stored=1 + share((parts.task_vectors, made["router"]), model.pretrained),
-        losses=made["losses"],
+        stored=1 + share((parts.task_vectors, kept["router"]), model.pretrained),
+        losses=kept["losses"],
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
 from experiments import records, report
@@ -26,6 +27,7 @@ from experiments.methods import Constants, Outcome, Run, Seed
 from experiments.options import Options, keep_programs
 from experiments.tasks.task import Task
 from symerge_jax.cli.progress import Bars, say
+from symerge_jax.errors import BadInput
 from symerge_jax.files import make_folder
 from symerge_jax.models.clip_config import VisionConfig
 from symerge_jax.models.resnet_config import DecoderConfig
@@ -108,7 +110,13 @@ def staged(
         tune: how scales of training-free methods are chosen.
         said: (model, experts, tasks, cache) → what experts say of their test inputs.
     """
-    devices = use_devices(settings.devices)
+    everywhere = use_devices(settings.devices)
+    if jax.process_count() > 1 and settings.parallel != "data":
+        raise BadInput(
+            f"{jax.process_count()} processes were started: these share every mini-batch of one "
+            "run, with --parallel data; independent runs need no more than one process per host"
+        )
+    devices = [device for device in everywhere if device.process_index == jax.process_index()]
     cache = make_folder(settings.cache_folder())
     make_folder(settings.out.absolute())  # found out now, not after the work
     keep_programs(cache / "compiled")
@@ -118,7 +126,8 @@ def staged(
         **constants._asdict(), "recipe": None if recipe is None else recipe._asdict(),
     }  # fmt: skip
     with Bars() as bars:
-        around = Around(settings.dtype, cache, settings.resume, bars, tune)
+        together = everywhere if settings.parallel == "data" else None
+        around = Around(settings.dtype, cache, settings.resume, bars, tune, together)
         start, tasks, experts = make(record, devices, around)
         record["settings"]["tasks"] = [task.name for task in tasks]
         start = start._replace(classes=experts[settings.seeds[0]].classes)
@@ -163,8 +172,10 @@ def adapt(
         for run, own in zip(runs, each, strict=True)
         for seed in scene.seeds.values()
     ]
+    # Runs that share all devices go one after the other.
+    free = scene.devices if scene.around.together is None else scene.devices[:1]
     with records.phase(scene.record, "adaptation"):
-        return run_jobs(jobs, scene.devices)
+        return run_jobs(jobs, free)
 
 
 def add(scene: Scene, outcomes: Sequence[Outcome]) -> None:
@@ -200,6 +211,8 @@ def finish(scene: Scene, draw: Callable[[Path], Any] | None = None) -> int:
         draw: puts pictures and files into the run's folder.
     """
     record = scene.record
+    if jax.process_index() > 0:  # the first process writes for all
+        return 0
     folder = records.new_folder(record, scene.settings.out)
     try:
         if draw is not None:

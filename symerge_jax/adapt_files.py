@@ -8,7 +8,7 @@ inputs have any, are read for the report alone: `Inputs`, which is what adapts, 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,11 @@ from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.distances import ExpertOutputs
 from symerge_jax.adapt.experts import labels_of
+from symerge_jax.adapt.fit import Keep
 from symerge_jax.adapt.symerge import Adapted, symerge
-from symerge_jax.adapt_settings import JOINT, Settings, batch_size_of, draws, is_entropy
+from symerge_jax.adapt_settings import JOINT, TUNED, Settings, batch_size_of, draws, is_entropy
 from symerge_jax.adapt_tasks import Task, read_task_heads, read_tasks, settings_for
+from symerge_jax.cache import digest
 from symerge_jax.checkpoints import export
 from symerge_jax.checkpoints.hashes import hashing, start_hashing
 from symerge_jax.checkpoints.resnet_export import write_trunk_config
@@ -44,6 +46,7 @@ from symerge_jax.networks import (
     tensor_rules,
 )
 from symerge_jax.notation import Array, Params
+from symerge_jax.parallel import Device
 from symerge_jax.score import agreement, computable, logits_on, text_scores
 from symerge_jax.stored_decoders import StoredDecoder
 from symerge_jax.text_inputs import write_vocabulary
@@ -173,18 +176,56 @@ def _trained(found: Plan, tau: Params, network: Network) -> tuple[list[tuple[str
     return named, trees.split(tau, lambda path, _: path in paths)[0]
 
 
+def identity_of(prepared: Prepared, settings: Settings) -> dict[str, Any]:
+    """Returns all that a run depends on: whose state an interrupted one is.
+
+    What experts say of their inputs stands for the experts.
+    """
+    return {
+        "settings": settings._asdict(),
+        "pretrained model": digest(jax.tree.map(np.asarray, prepared.tower)),
+        "inputs": digest(*(jax.tree.map(np.asarray, task.inputs.rows) for task in prepared.tasks)),
+        "experts": digest(*(jax.tree.map(np.asarray, said) for said in prepared.experts)),
+    }
+
+
+def check_shareable(prepared: Prepared, settings: Settings) -> None:
+    """Raises `BadInput` where several devices cannot share a run."""
+    if prepared.network.family is SCENES:
+        raise BadInput(
+            "--devices: batch statistics of scenes are those of the whole mini-batch, which "
+            "devices do not share; leave the option out"
+        )
+    if settings.method in TUNED:
+        raise BadInput(
+            f"--devices: {settings.method} trains nothing that devices could share; leave it out"
+        )
+
+
 def run(
     prepared: Prepared,
     settings: Settings,
     *,
     on_chunk: Callable[[Any, np.ndarray], None] | None = None,
+    keep: Keep | None = None,
+    devices: Sequence[Device] | None = None,
+    split_task_vectors: bool = False,
 ) -> Adapted:
-    """Adapts; no label takes part."""
+    """Adapts; no label takes part.
+
+    Args:
+        prepared: what to adapt.
+        settings: how.
+        on_chunk: see `adapt.fit.fit`, like `keep`.
+        keep: where the state is kept.
+        devices: that share every mini-batch; scenes take one.
+        split_task_vectors: whether each device keeps its share of the models.
+    """
     network = prepared.network
     if network.family is SCENES:
         return adapt_maps(
             network, prepared.tower, prepared.task_vectors, prepared.tasks, prepared.experts,
-            settings, on_chunk=on_chunk,
+            settings, on_chunk=on_chunk, keep=keep,
         )  # fmt: skip
     heads, classes = network.family.stack([task.head.head for task in prepared.tasks])
     inputs = [task.inputs.rows for task in prepared.tasks]
@@ -197,6 +238,9 @@ def run(
         "initial_coefficient": settings.initial_coefficient,
         "seed": settings.seed,
         "on_chunk": on_chunk,
+        "keep": keep,
+        "devices": devices,
+        "split_task_vectors": split_task_vectors,
     }
     rate = settings.learning_rate
     assert rate is not None, "settings_of fills it in"

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from symerge_jax.errors import BadInput
-from symerge_jax.files import make_folder, write_atomically
+from symerge_jax.files import make_folder, writable_folder, write_atomically
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def cached(
             return unflatten(_read(path, text))
         except _Damaged as damage:
             report(f"{path}: damaged cache file ({damage}); making it again.")
+    writable_folder(path.parent)
     arrays = flatten(make())
     metadata = {"key": text, "sha256": digest(text, arrays)}
     write_atomically(path, safetensors.numpy.save(arrays, metadata=metadata))

@@ -17,6 +17,7 @@ import numpy as np
 from symerge_jax import dense, trees
 from symerge_jax.adapt.dense import Network as DenseNetwork
 from symerge_jax.adapt.dense import Statistics, symerge_dense
+from symerge_jax.adapt.fit import Keep
 from symerge_jax.adapt.symerge import Adapted
 from symerge_jax.adapt_settings import Settings
 from symerge_jax.adapt_tasks import Task
@@ -77,6 +78,7 @@ def adapt_maps(
     settings: Settings,
     *,
     on_chunk: Callable[[Any, np.ndarray], None] | None = None,
+    keep: Keep | None = None,
 ) -> Adapted:
     """Adapts; no label takes part.
 
@@ -88,6 +90,7 @@ def adapt_maps(
         experts: of each task, from `maps_on`.
         settings: all values filled in.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
 
     Returns:
         The trunk with its statistics as `params`, and as coefficients those of leaves that some
@@ -116,6 +119,7 @@ def adapt_maps(
         initial_coefficient=settings.initial_coefficient,
         seed=settings.seed,
         on_chunk=on_chunk,
+        keep=keep,
     )
     flat = dict(zip(trees.paths(task_vectors), jax.tree.leaves(task_vectors), strict=True))
     moved = {path for path, leaf in flat.items() if leaf.any()}

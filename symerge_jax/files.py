@@ -56,6 +56,23 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def writable_folder(path: str | Path) -> Path:
+    """Makes a folder, and a file in it for a moment: before the work whose result goes there.
+
+    Raises:
+        BadInput: as `make_folder`, or the folder is there but takes no files.
+    """
+    folder = make_folder(path)
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        probe.touch()
+    except OSError as error:
+        raise BadInput(explained(folder, error)) from error
+    finally:
+        _remove(probe)
+    return folder
+
+
 def _write(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     with open(path, "xb") as file:
         if callable(content):

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symerge_jax import trees
+from symerge_jax import interrupt, trees
 from symerge_jax.cache import digest
 from symerge_jax.errors import BadInput
 from symerge_jax.finetune_steps import Batch, Forward, State, plain, run_steps
@@ -39,6 +39,8 @@ from symerge_jax.recipes import (
 
 # What the steps of each chunk see, and the state of the batches after it (None if there is none).
 Feed: TypeAlias = Generator[tuple[Any, Any], None, None]
+
+SAVE_EVERY = 200  # steps
 
 
 class Expert(NamedTuple):
@@ -71,7 +73,7 @@ def finetune(
     chunk_steps: int = 50,
     on_chunk: Callable[[np.ndarray], None] | None = None,
     state_folder: str | Path | None = None,
-    save_every: int = 200,
+    save_every: int = SAVE_EVERY,
 ) -> Expert:
     """Trains one expert on images that lie on the device.
 
@@ -115,7 +117,7 @@ def finetune_with_state(
     chunk_steps: int = 50,
     on_chunk: Callable[[np.ndarray], None] | None = None,
     state_folder: str | Path | None = None,
-    save_every: int = 200,
+    save_every: int = SAVE_EVERY,
 ) -> Expert:
     """Trains one expert of a network with a state, such as running statistics.
 
@@ -157,7 +159,7 @@ def finetune_batches(
     chunk_steps: int = 8,
     on_chunk: Callable[[np.ndarray], None] | None = None,
     state_folder: str | Path | None = None,
-    save_every: int = 200,
+    save_every: int = SAVE_EVERY,
     data: str = "",
 ) -> Expert:
     """Trains one expert on batches from the host; the next chunk is gathered during the present.
@@ -287,7 +289,8 @@ def _train(
     model = trees.copied(jax.tree.map(jnp.asarray, model))
     state = State(trained, jax.jit(tx.init)(trained), jax.random.key(task.seed), model)
     point = _Point(state, [], None)
-    with _opened(saved) as store:
+    # A run that is not kept has nothing to finish first: it stops at once.
+    with nullcontext() if saved is None else interrupt.deferred(), _opened(saved) as store:
         if store is not None and store.latest() is not None:
             point = _found(store, state)
             if on_chunk is not None:
@@ -312,8 +315,10 @@ def _train(
                         _keep(store, point)
                     if on_chunk is not None:
                         on_chunk(losses)
-        except KeyboardInterrupt:
-            if store is not None:
+                    if interrupt.asked():
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:  # from here, or Ctrl-C where no command has said otherwise
+            if store is not None and not interrupt.insisted():
                 _keep(store, point)
             raise
     params, head = trees.combine(point.state.trained, frozen)

@@ -140,9 +140,7 @@ def _watch(receiver: socket.socket) -> None:
     while heard := receiver.recv(1):
         if heard[0] in _SIGNALS:
             _now.sent += 1
-        elif heard != _TELL:
-            continue
-        if _now.deferred and not _now.told:
+        if (heard == _TELL or _now.deferred) and not _now.told:
             _now.asked = _now.told = True
             _say("symerge: stopping after this chunk; once more to stop at once")
         if _now.sent > 1 and end is None:

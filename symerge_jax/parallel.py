@@ -23,12 +23,14 @@ def use_devices(count: int | None) -> list[Device]:
     """Returns the devices to work on; call it before anything else of JAX.
 
     On a CPU it sets how many devices JAX shows, by default one per core that this process may use.
+    Where the environment names several processes (`join_processes`), they are those of all.
 
     Raises:
         BadInput: there are fewer devices than asked for.
     """
     if count is not None and count < 1:
         raise BadInput(f"--devices must be at least 1, got {count}")
+    join_processes()
     shown = min(cores(), 8) if count is None else min(count, max(cores(), 8))
     with contextlib.suppress(RuntimeError):  # JAX has started already: take what it shows
         jax.config.update("jax_num_cpu_devices", shown)
@@ -53,8 +55,8 @@ def join_processes() -> int:
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: os.environ[name] for name in names if os.environ.get(name)}
-    if not given:
-        return 0
+    if not given or jax.distributed.is_initialized():
+        return jax.process_index() if given else 0
     missing = [name for name in names if name not in given]
     if missing:
         raise BadInput(f"{missing[0]} is not set, but {next(iter(given))} is; set all of {names}")

@@ -30,7 +30,7 @@ import numpy as np
 from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.coefficients import clamp_all, interpolate, per_leaf
-from symerge_jax.adapt.fit import Batch, Carry, Loss, fit, pool
+from symerge_jax.adapt.fit import Batch, Carry, Keep, Loss, fit, pool
 from symerge_jax.adapt.merged import Trainables, pick
 from symerge_jax.adapt.objectives import entropy, masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -122,6 +122,7 @@ def symerge_dense(
     schedule: Schedule | None = None,
     chunk_steps: int | None = None,
     on_chunk: Callable[[Carry, np.ndarray], None] | None = None,
+    keep: Keep | None = None,
 ) -> AdaptedDense:
     """Adapts coefficients and decoders to unlabelled images.
 
@@ -148,8 +149,9 @@ def symerge_dense(
         clamp: whether λ is clipped to [0, 1] in the forward pass.
         seed: of task order, batches and dropout.
         schedule: replaces `iterations`, `batch_size` and `seed`'s order.
-        chunk_steps: steps between two calls of `on_chunk`.
+        chunk_steps: steps between two calls of `on_chunk`; None for a few seconds' worth.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
 
     Raises:
         BadInput: shapes that do not fit together, an unknown option, the entropy of maps without
@@ -206,6 +208,7 @@ def symerge_dense(
         seed=seed,
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
     )  # fmt: skip
     trained, after = fitted.trainables, fitted.carry.model_state
     encoder = dict(_merged(clamp)(theta0, tau, trained.coefficients))

@@ -23,7 +23,7 @@ from symerge_jax import trees
 from symerge_jax.adapt import probsurgery, surgery
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.dense import held, images_at
-from symerge_jax.adapt.fit import Batch, Loss, fit, pool
+from symerge_jax.adapt.fit import Batch, Keep, Loss, fit, pool
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.adapt.surgery import IDLE, Corrected, Idle, OnChunk, check_idle
@@ -50,6 +50,7 @@ def dense_surgery(
     schedule: Schedule | None = None,
     chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
+    keep: Keep | None = None,
 ) -> Corrected:
     """Trains one module per task on unlabelled images.
 
@@ -68,8 +69,9 @@ def dense_surgery(
         idle: "dense", modules of other tasks move by momentum; "masked", only by own steps.
         seed: of the start, task order, batches and noise.
         schedule: replaces `iterations` and `batch_size`.
-        chunk_steps: steps between two calls of `on_chunk`.
+        chunk_steps: steps between two calls of `on_chunk`; None for a few seconds' worth.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
 
     Returns:
         The modules, leaves [task, ...], for `surgery.correct` or `probsurgery.correct`.
@@ -109,6 +111,7 @@ def dense_surgery(
         seed=seed,
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
     )
     return Corrected(fitted.trainables, fitted.losses)
 

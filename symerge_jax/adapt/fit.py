@@ -165,7 +165,7 @@ def fit(
     carry = (
         start
         if start is not None
-        else _start(trainables, optimiser, per_task, model_state, seed, accumulates, data)
+        else starting_carry(trainables, optimiser, per_task, model_state, seed, accumulates, data)
     )
     if accumulates and carry.pending is None:
         raise BadInput(
@@ -173,10 +173,10 @@ def fit(
             "one adds gradients up"
         )
     carry = trees.copied(carry)  # the program reuses the memory of what it is given
-    flags = None if per_task is None else _flags(per_task, carry.trainables)
+    flags = None if per_task is None else flags_of(per_task, carry.trainables)
     rules = Rules(loss, optimiser, flags, idle, len(data.sizes), split)
-    rates = _full_rates(rates, carry.trainables)
-    feed = _Feed(data, schedule, chunk_steps, resident, split)
+    rates = full_rates(rates, carry.trainables)
+    feed = Feed(data, schedule, chunk_steps, resident, split)
     if split is None:
         given = jax.tree.map(jnp.asarray, (feed.inputs, data.targets, rates))
     else:
@@ -197,7 +197,7 @@ def fit(
 
 
 def _run(
-    feed: _Feed,
+    feed: Feed,
     rules: Rules,
     done: Done,
     given: tuple[Any, ...],
@@ -236,7 +236,7 @@ def _run(
     return done
 
 
-class _Feed:
+class Feed:
     """Cuts the schedule in chunks of one shape, and decides how many steps of it are run."""
 
     def __init__(
@@ -247,6 +247,7 @@ class _Feed:
         resident: bool | None,
         split: across.Split | None,
     ) -> None:
+        """Begins at step 0; arguments as for `fit`."""
         self.schedule = schedule
         self._data, self._split = data, split
         leaves = jax.tree.leaves(data.inputs)
@@ -295,7 +296,7 @@ class _Feed:
             self._count = int(np.clip(wanted, 1, self.size))
 
 
-def _outputs(loss: Loss, carry: Carry, constants: Any, data: Data, feed: _Feed) -> tuple[Any, Any]:
+def _outputs(loss: Loss, carry: Carry, constants: Any, data: Data, feed: Feed) -> tuple[Any, Any]:
     """Returns the shapes of one step's loss and extra."""
     chunk, _ = feed.chunk(0)
 
@@ -313,7 +314,7 @@ def _outputs(loss: Loss, carry: Carry, constants: Any, data: Data, feed: _Feed) 
     return jax.eval_shape(first, carry)
 
 
-def _start(
+def starting_carry(
     trainables: Any,
     optimiser: optax.GradientTransformation,
     per_task: Any,
@@ -322,12 +323,26 @@ def _start(
     accumulates: bool,
     data: Data,
 ) -> Carry:
+    """Returns the state before the first step; arguments as for `fit`.
+
+    Args:
+        trainables: leaves of any float type.
+        optimiser: whose state it holds.
+        per_task: a prefix of `trainables`, or None.
+        model_state: the network's own.
+        seed: of the random keys.
+        accumulates: whether the schedule has steps without an update.
+        data: whose tasks are counted.
+
+    Raises:
+        BadInput: a part with a state per task has no leading axis of the tasks.
+    """
     # A dtype that is given is not "weak": a weak one would be another program after the first step.
     trainables = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), trainables)
     if per_task is None:
         state = jax.jit(optimiser.init)(trainables)
     else:
-        own, shared = parts(trainables, _flags(per_task, trainables))
+        own, shared = parts(trainables, flags_of(per_task, trainables))
         if own and {leaf.shape[0] for leaf in own} != {len(data.sizes)}:
             raise BadInput(
                 f"per-task trainables need a leading axis of the {len(data.sizes)} tasks, got "
@@ -339,7 +354,7 @@ def _start(
     return Carry(trainables, state, model_state, jax.random.key(seed), jnp.int32(0), seen, pending)
 
 
-def _full_rates(rates: Any, trainables: Any) -> Any:
+def full_rates(rates: Any, trainables: Any) -> Any:
     """Spreads a prefix tree of rates over all leaves, in the leaves' dtypes."""
     return jax.tree.map(
         lambda rate, part: jax.tree.map(lambda x: np.asarray(rate, x.dtype), part),
@@ -348,7 +363,8 @@ def _full_rates(rates: Any, trainables: Any) -> Any:
     )
 
 
-def _flags(per_task: Any, trainables: Any) -> tuple[bool, ...]:
+def flags_of(per_task: Any, trainables: Any) -> tuple[bool, ...]:
+    """Spreads a prefix tree of flags over all leaves, in their order."""
     spread = jax.tree.map(lambda f, part: jax.tree.map(lambda _: f, part), per_task, trainables)
     return tuple(bool(flag) for flag in jax.tree.leaves(spread))
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symerge_jax.adapt import schedule as schedules
-from symerge_jax.adapt.fit import Batch, Loss, fit
+from symerge_jax.adapt.fit import Batch, Keep, Loss, fit
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.objectives import masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -137,6 +137,7 @@ def probsurgery(
     noise: Noise = standard_normal,
     chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
+    keep: Keep | None = None,
 ) -> Corrected:
     """Trains one module per task, or one for all, on unlabelled inputs' features.
 
@@ -159,8 +160,9 @@ def probsurgery(
         seed: of A, task order, batches and ε.
         schedule: replaces `iterations`, `batch_size` and `shuffle_tasks`.
         noise: draws ε; another function replays a run. Pass the same object to reuse the program.
-        chunk_steps: steps between two calls of `on_chunk`.
+        chunk_steps: steps between two calls of `on_chunk`; None for a few seconds' worth.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
 
     Raises:
         BadInput: shapes that do not fit together, an option out of range, a loss that is not
@@ -193,6 +195,7 @@ def probsurgery(
         seed=seed,
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
     )  # fmt: skip
     trained = jax.tree.map(lambda x: jnp.broadcast_to(x, (tasks, *x.shape[1:])), fitted.trainables)
     return Corrected(trained, fitted.losses)

@@ -28,7 +28,7 @@ import numpy as np
 
 from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
-from symerge_jax.adapt.fit import Batch, Carry, Data, fit, pool
+from symerge_jax.adapt.fit import Batch, Carry, Data, Keep, fit, pool
 from symerge_jax.adapt.merged import pick
 from symerge_jax.adapt.objectives import masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -130,6 +130,7 @@ def surgery(
     schedule: Schedule | None = None,
     chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
+    keep: Keep | None = None,
 ) -> Corrected:
     """Trains one module per task on unlabelled inputs' features.
 
@@ -150,8 +151,9 @@ def surgery(
             for `unit(h)`, and the head must not normalise its result.
         seed: of D, task order and batches.
         schedule: replaces `iterations`, `batch_size`, `batches` and `shuffle_tasks`.
-        chunk_steps: steps between two calls of `on_chunk`.
+        chunk_steps: steps between two calls of `on_chunk`; None for a few seconds' worth.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
 
     Raises:
         BadInput: shapes that do not fit together, an option out of range, a loss that is not
@@ -182,6 +184,7 @@ def surgery(
         seed=seed,
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
     )  # fmt: skip
     return Corrected(fitted.trainables, fitted.losses)
 

@@ -218,7 +218,7 @@ def adapt(
             f"got {count} task vectors, {trees.task_count(heads)} heads and inputs of "
             f"{len(inputs)} tasks; expected one of each per task"
         )
-    _check_coefficients(coefficients, task_vectors, count)
+    check_coefficients(coefficients, task_vectors, count)
     all_classes = all_rows(classify, encode, pretrained, heads, inputs)
     if classes is None:
         classes = all_classes
@@ -227,7 +227,7 @@ def adapt(
             f"classes: expected [task, classes] of shape {all_classes.shape} as the heads have, "
             f"got {np.shape(classes)}"
         )
-    _check_targets(experts, objectives, classes.shape[-1])
+    check_targets(experts, objectives, classes.shape[-1])
     if "entropy" in objectives:
         check_has_classes(classes, [k for k, x in enumerate(objectives) if x == "entropy"])
     ids = objective_ids(objectives)
@@ -343,7 +343,7 @@ def _check_layer(layer: Any, params: Params) -> None:
         )
 
 
-def _check_targets(experts: Sequence[Any], objectives: Sequence[str], classes: int) -> None:
+def check_targets(experts: Sequence[Any], objectives: Sequence[str], classes: int) -> None:
     """An objective that compares outputs needs them, and the others need labels."""
     if len(objectives) != len(experts):
         raise BadInput(f"got {len(objectives)} objectives for {len(experts)} tasks")
@@ -395,7 +395,8 @@ def all_rows(
     return jnp.ones((len(inputs), logits.shape[-1]), bool)
 
 
-def _check_coefficients(coefficients: Any, task_vectors: TaskVectors, count: int) -> None:
+def check_coefficients(coefficients: Any, task_vectors: TaskVectors, count: int) -> None:
+    """Raises `BadInput` for coefficients that are not one array [task], or one for each leaf."""
     one_for_all = isinstance(coefficients, Array)
     if not one_for_all and jax.tree.structure(coefficients) != jax.tree.structure(task_vectors):
         raise BadInput(

@@ -21,7 +21,7 @@ import optax
 from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.coefficients import interpolate, per_task
-from symerge_jax.adapt.fit import ADAM, Batch, Loss, fit, pool
+from symerge_jax.adapt.fit import ADAM, Batch, Keep, Loss, fit, pool
 from symerge_jax.adapt.merged import Classify, pick
 from symerge_jax.adapt.objectives import entropy, exclude, masked_mean
 from symerge_jax.adapt.schedule import Schedule
@@ -143,6 +143,7 @@ def wemoe(
     schedule: Schedule | None = None,
     chunk_steps: int | None = None,
     on_chunk: OnChunk | None = None,
+    keep: Keep | None = None,
 ) -> Routed:
     """Adapts the router to unlabelled inputs; encoder and heads stay.
 
@@ -163,8 +164,9 @@ def wemoe(
         schedule_kind: of the learning rate: "cosine" falls to zero over the optimiser steps.
         seed: of the batches.
         schedule: of the micro-steps; replaces `iterations`, `batch_size` and `seed`.
-        chunk_steps: micro-steps between two calls of `on_chunk`.
+        chunk_steps: micro-steps between two calls of `on_chunk`; None for a few seconds' worth.
         on_chunk: see `fit`.
+        keep: where the state is kept; see `fit`.
 
     Raises:
         BadInput: shapes that do not fit together, an unknown option, a loss that is not finite.
@@ -203,5 +205,6 @@ def wemoe(
         seed=seed,
         chunk_steps=chunk_steps,
         on_chunk=on_chunk,
+        keep=keep,
     )  # fmt: skip
     return Routed(fitted.trainables, fitted.losses)

@@ -2,7 +2,8 @@
 
 A checkpoint is hashed once for the card of the first model made from it. The hash is kept with the
 file's size, time of change and inode, as git keeps those of a working tree; a file changed in the
-last seconds is not trusted, since its time could stay the same through another change.
+last seconds is not trusted, since its time could stay the same through another change; nor is one
+whose time lies ahead of the clock. Without trust a file is hashed again, which is never wrong.
 """
 
 from __future__ import annotations
@@ -94,6 +95,13 @@ def _read(path: Path) -> dict[str, list[Any]]:
     """Reads what was remembered; anything damaged is forgotten."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: entry for name, entry in found.items() if len(entry) == 5}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return {name: entry for name, entry in found.items() if _is_entry(entry)}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
+
+
+def _is_entry(entry: object) -> bool:
+    match entry:
+        case [int(), int(), int(), str(digest), int() | float()]:
+            return len(digest) == 64
+    return False

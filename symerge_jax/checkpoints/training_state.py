@@ -1,14 +1,18 @@
 """The state of a run that was interrupted: kept in a folder, and found again only by that run.
 
 Orbax writes it in the background (https://orbax.readthedocs.io); a step that was not written whole
-when the process died is not seen afterwards. Any pytree of arrays can be kept, beside a JSON value.
+when the process died, or the disk was full, is not seen afterwards, and the step before it is still
+there. Any pytree of arrays can be kept, beside a JSON value.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -18,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from symerge_jax import trees
+from symerge_jax import interrupt, trees
 from symerge_jax.errors import BadInput
-from symerge_jax.files import make_folder, write_atomically
+from symerge_jax.files import explained, write_atomically
+from symerge_jax.lock import only_one
 
 FORMAT = 1
 _IDENTITY = "identity.json"
@@ -35,7 +40,11 @@ class Restored(NamedTuple):
 
 
 class TrainingState:
-    """The folder of one run's state; use it in a `with` block, which waits for the last write."""
+    """The folder of one run's state; use it in a `with` block, which waits for the last write.
+
+    The folder is locked until the end of the block. A state that is there counts as `saved` for a
+    command that is interrupted.
+    """
 
     def __init__(self, folder: str | Path, identity: Mapping[str, object], *, keep: int = 1):
         """Opens the folder, or makes it.
@@ -47,16 +56,24 @@ class TrainingState:
             keep: how many of the newest steps stay.
 
         Raises:
-            BadInput: the folder cannot be made, or holds the state of another run.
+            BadInput: the folder cannot be made or written, another run is at work in it, or it
+                holds the state of another run.
         """
-        self._folder = make_folder(Path(folder).absolute())
-        _check_identity(self._folder, {"format": FORMAT, **identity})
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
+        with contextlib.ExitStack() as stack:
+            self._folder = stack.enter_context(only_one(folder))
+            _check_identity(self._folder, {"format": FORMAT, **identity})
+            stack.enter_context(_orbax_silent())
+            try:
+                self._manager = ocp.CheckpointManager(self._folder, options=options)
+            except OSError as error:
+                raise BadInput(explained(self._folder, error)) from error
+            self._held = stack.pop_all()
+        self._writing = False
+        if self.latest() is not None:
+            interrupt.saved()
 
     def __enter__(self) -> TrainingState:
         """Returns itself."""
@@ -68,8 +85,22 @@ class TrainingState:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        """Waits until everything is written."""
-        self._manager.close()
+        """Waits until everything is written.
+
+        Raises:
+            BadInput: it cannot be; unless the block ended with an error that says more.
+        """
+        with self._held:
+            try:
+                self._manager.close()
+            except Exception as failure:  # of the last write, in the words of tensorstore
+                with contextlib.suppress(Exception):
+                    self._manager.close()  # what the failure left undone
+                if error is None or isinstance(error, KeyboardInterrupt):
+                    raise self._unwritten(failure) from failure
+                return
+            if self._writing:
+                interrupt.saved()
 
     def latest(self) -> int | None:
         """Returns the newest step that was saved whole, or None."""
@@ -84,7 +115,7 @@ class TrainingState:
             meta: what JSON can hold.
 
         Raises:
-            BadInput: the folder cannot be written.
+            BadInput: this step, or the one before it, cannot be written.
         """
         # On a CPU orbax may look at the arrays' own memory while it writes in the background.
         leaves = trees.copied(_named(tree))
@@ -93,13 +124,13 @@ class TrainingState:
             state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)
         )
         try:
-            done = self._manager.save(step, args=parts)
-        except OSError as error:
-            raise BadInput(
-                f"{self._folder}: the state of step {step} cannot be written "
-                f"({error.strerror or error}); free some space, or choose another folder"
-            ) from error
+            done = self._manager.save(step, args=parts)  # which waits for the one before
+        except Exception as error:
+            raise self._unwritten(error) from error
         assert done, f"step {step} is not newer than step {self.latest()}"
+        if self._writing:
+            interrupt.saved()
+        self._writing = True
 
     def restore(self, template: Any) -> Restored:
         """Reads the newest step.
@@ -117,6 +148,8 @@ class TrainingState:
                 f"{self._folder}: holds no saved state; start the run from its beginning"
             )
         about = self._read(step, about=ocp.args.JsonRestore())["about"]
+        if not isinstance(about, dict) or not {"leaves", "meta"} <= about.keys():
+            raise self._unreadable(step, "it does not say what it holds")
         _check_leaves(about["leaves"], _described(template), f"{self._folder}: step {step}")
         shapes = jax.tree.map(_shape, _named(template))
         found = self._read(step, state=ocp.args.StandardRestore(shapes))["state"]
@@ -126,27 +159,71 @@ class TrainingState:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**parts))
         except Exception as error:  # orbax and tensorstore raise nearly anything
-            reason = " ".join(str(error).split())[:200]
-            raise BadInput(
-                f"{self._folder}: the state of step {step} cannot be read ({reason}); remove the "
-                "folder to start the run from its beginning"
-            ) from error
+            raise self._unreadable(step, " ".join(str(error).split())[:200]) from error
+
+    def _unreadable(self, step: int, reason: str) -> BadInput:
+        return BadInput(
+            f"{self._folder}: the state of step {step} cannot be read ({reason}); remove the "
+            "folder to start the run from its beginning"
+        )
+
+    def _unwritten(self, error: Exception) -> BadInput:
+        before = "; what was saved before is still there" if _has_steps(self._folder) else ""
+        return BadInput(
+            f"{self._folder}: the state of the run cannot be written ({_reason(error)}); free some "
+            f"space, or choose another folder{before}"
+        )
 
 
 def discard(folder: str | Path) -> None:
-    """Removes a state folder and all in it; one that is absent is fine."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Removes a state folder and all in it; one that is absent is fine.
+
+    Raises:
+        BadInput: a run is at work in it.
+    """
+    if Path(folder).is_dir():
+        with only_one(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _orbax_silent() -> Iterator[None]:
+    """Drops what orbax's threads log when a write fails: the same error is raised here later."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, out of the long sentence of tensorstore."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    found = re.search(r": ([^:\[\]]+) \[os_error_code=", text)
+    return found[1] if found else text[:200] or type(error).__name__
+
+
+def _has_steps(folder: Path) -> bool:
+    return any(entry.name.isdigit() for entry in folder.iterdir())
 
 
 def _check_identity(folder: Path, identity: Mapping[str, object]) -> None:
     """Compares with what the folder says its state belongs to, or writes it down."""
     path = folder / _IDENTITY
     ours = json.loads(json.dumps(identity))  # tuples become lists, as they are in the file
-    saved = any(entry.name.isdigit() for entry in folder.iterdir())
-    if saved:
+    if _has_steps(folder):
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            if not isinstance(theirs, dict):
+                raise ValueError(f"expected a JSON object, found a {type(theirs).__name__}")
+        except (OSError, ValueError, RecursionError) as error:
             raise BadInput(
                 f"{path}: cannot be read ({error}), so whose state this is cannot be told; remove "
                 "the folder to start the run from its beginning"

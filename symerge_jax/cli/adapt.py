@@ -48,6 +48,12 @@ class Settings:
     coefficients, like weights) or pretrained_stats."""
     limit: int | None = None
     """Adapt on the first inputs of each task only."""
+    devices: int | None = None
+    """Devices that share every mini-batch of images or texts; one otherwise."""
+    split_task_vectors: bool = False
+    """Each of those devices keeps its share of the models only; slower, but more fit."""
+    resume: bool = False
+    """Go on from what an interrupted equal run left in OUTPUT.unfinished."""
     overwrite: bool = False
     """Replace a model that is there already."""
 
@@ -72,7 +78,12 @@ def main(settings: Settings) -> None:
     from symerge_jax import adapt_files, adapt_settings, adapt_tasks
     from symerge_jax.cli.programs import keep_own_programs
     from symerge_jax.cli.progress import Bars, say
+    from symerge_jax.kept_run import kept_run
+    from symerge_jax.parallel import use_devices
 
+    if settings.split_task_vectors and (settings.devices or 1) < 2:
+        raise BadInput("--split-task-vectors: one device has all; give --devices of 2 or more")
+    devices = None if settings.devices is None else use_devices(settings.devices)
     chosen = adapt_settings.settings_of(file)
     for key in adapt_settings.without_part(chosen.method, given):
         raise BadInput(
@@ -85,6 +96,8 @@ def main(settings: Settings) -> None:
     keep_own_programs()
     prepared = adapt_files.prepare(file, limit=settings.limit, report=say)
     chosen = adapt_tasks.settings_for(file, prepared.network)  # whose defaults may be others
+    if devices is not None and len(devices) > 1:
+        adapt_files.check_shareable(prepared, chosen)
     if chosen.method in adapt_settings.TUNED:
         from symerge_jax.tune_files import merge_and_tune
 
@@ -93,15 +106,21 @@ def main(settings: Settings) -> None:
             f"{tuned.scales[-1]:g} agrees most with the experts")  # fmt: skip
     else:
         tuned = None
-        with Bars() as bars:
+        unfinished = settings.output.absolute().with_name(f"{settings.output.name}.unfinished")
+        identity = adapt_files.identity_of(prepared, chosen)
+        with Bars() as bars, kept_run(unfinished, identity, resume=settings.resume) as keep:
             follow = bars.follow(
                 chosen.method,
                 adapt_settings.steps_of(chosen, len(file.tasks)),
                 adapt_settings.batch_size_of(chosen),
             )
             adapted = adapt_files.run(
-                prepared, chosen, on_chunk=lambda carry, losses: follow(losses)
-            )
+                prepared, chosen,
+                on_chunk=lambda carry, losses: follow(losses),
+                keep=keep,
+                devices=devices,
+                split_task_vectors=settings.split_task_vectors,
+            )  # fmt: skip
     scores = adapt_files.score(prepared, adapted)
     adapt_files.write(
         prepared, chosen, adapted, scores, settings.output,

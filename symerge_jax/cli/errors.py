@@ -13,9 +13,11 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from symerge_jax import interrupt
+from symerge_jax.cli import memory
 from symerge_jax.errors import BadInput
 
-DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, interrupt.EXIT_CODE
 
 _OWN_OPTIONS = "--version shows the version, --debug the traceback of an error."
 
@@ -30,7 +32,8 @@ def run(
     """Parses `argv` into `settings_class`, calls `main` with it and returns the exit code.
 
     Hyphens and underscores are interchangeable in option names. Bad options, `BadInput`, files
-    that cannot be read or written and missing packages end in one line on stderr and code 2.
+    that cannot be read or written, missing packages and a lack of memory end in one line on stderr
+    and code 2. Ctrl-C and SIGTERM are handled as `interrupt` says.
 
     Args:
         main: takes the settings; returns an exit code, or None for 0.
@@ -48,14 +51,15 @@ def run(
         print(version_line())
         return DONE
     try:
-        return main(parse(settings_class, words, prog=prog)) or DONE
+        with interrupt.handled():
+            return main(parse(settings_class, words, prog=prog)) or DONE
     except SystemExit as stop:  # tyro's way out of --help
         return stop.code if isinstance(stop.code, int) else DONE
     except KeyboardInterrupt:
-        print("symerge: interrupted", file=sys.stderr)
+        print(interrupt.last_words(), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return fail(error, debug=debug)
+        return fail(error, debug=debug, settings_class=settings_class)
 
 
 def parse(settings_class: type, words: Sequence[str], *, prog: str) -> Any:
@@ -80,10 +84,19 @@ def parse(settings_class: type, words: Sequence[str], *, prog: str) -> Any:
     raise BadInput(f"{reason}; see `{prog} --help`")
 
 
-def fail(error: BaseException, *, debug: bool = False) -> int:
-    """Prints `error` as one line on stderr, or its traceback, and returns the exit code."""
+def fail(error: BaseException, *, debug: bool = False, settings_class: type | None = None) -> int:
+    """Prints `error` as one line on stderr, and its traceback too, and returns the exit code.
+
+    Args:
+        error: what ended the command.
+        debug: whether the traceback is wanted.
+        settings_class: of the command, whose options can be of help.
+    """
     if debug:
         traceback.print_exception(error)
+    if memory.is_lack_of_memory(error):
+        options = [] if settings_class is None else _options(settings_class)
+        error = BadInput(memory.explained(error, options))
     # Messages from elsewhere may span lines; a person's terminal and `grep` get one.
     message = " ".join(str(error).split())
     known = isinstance(error, (BadInput, OSError, ImportError))

@@ -28,7 +28,7 @@ from symerge_jax.data.dense_files import (
 )
 from symerge_jax.data.image_cache import files_key
 from symerge_jax.errors import BadInput
-from symerge_jax.files import make_folder, write_atomically
+from symerge_jax.files import make_folder, writable_folder, write_atomically
 
 FORMAT = 1  # part of the names in the cache
 MAPS = ("labels", "depths", "normals")
@@ -236,8 +236,9 @@ def _through_cache(
     if all(path.exists() for path in paths.values()):
         try:
             return Scenes(**{kind: _open(path, files.count) for kind, path in paths.items()})
-        except (OSError, ValueError, EOFError) as error:  # also for a file that ends too early
+        except Exception as error:  # a damaged header can raise nearly anything
             report(f"{folder}: damaged cache files ({error}); making them again.")
+    writable_folder(folder)
     for kind, path in paths.items():
         _write(path, files.count, convert(kind))
     return Scenes(**{kind: _open(path, files.count) for kind, path in paths.items()})
@@ -245,6 +246,8 @@ def _through_cache(
 
 def _open(path: Path, count: int) -> np.ndarray:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.ndim < 3:  # NumPy opens zip files too
+        raise ValueError(f"{path.name} holds no maps")
     if len(array) != count or array.dtype != _DTYPES[path.stem]:
         raise ValueError(f"{path.name} holds {array.dtype} {array.shape}")
     return array

@@ -21,7 +21,7 @@ import numpy as np
 from symerge_jax.cache import digest
 from symerge_jax.data.decode import decode_images
 from symerge_jax.errors import BadInput
-from symerge_jax.files import make_folder, write_atomically
+from symerge_jax.files import make_folder, writable_folder, write_atomically
 
 # Part of every key: entries of another format, or of another way to resize, are made again.
 FORMAT = 1
@@ -75,6 +75,7 @@ def decode_all(
             return _open(path, shape)
         except _Damaged as damage:
             report(f"{path}: damaged cache file ({damage}); making it again.")
+    writable_folder(path.parent)
     _check_space(path, shape)
 
     def write(file: BinaryIO) -> None:
@@ -131,8 +132,10 @@ class _Damaged(Exception):
 def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:  # also for a file that ends too early
+    except Exception as error:  # a damaged header can raise nearly anything
         raise _Damaged(str(error)) from error
+    if not isinstance(images, np.ndarray):  # NumPy opens zip files too
+        raise _Damaged("not a single array")
     if images.shape != shape or images.dtype != np.uint8:
         raise _Damaged(f"expected uint8 {shape}, found {images.dtype} {images.shape}")
     return images

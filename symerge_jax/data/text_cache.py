@@ -16,7 +16,7 @@ from symerge_jax.data.image_cache import files_key
 from symerge_jax.data.roberta_tokenizer import RobertaTokenizer
 from symerge_jax.data.text_columns import TextColumns
 from symerge_jax.data.text_files import Table, texts_of
-from symerge_jax.files import make_folder, write_atomically
+from symerge_jax.files import make_folder, writable_folder, write_atomically
 
 # Part of every key: entries of another format, or of another way to encode, are made again.
 FORMAT = 1
@@ -67,6 +67,7 @@ def tokens_of(
             return _open(path, len(texts[0]), max_length)
         except _Damaged as damage:
             report(f"{path}: damaged cache file ({damage}); making it again.")
+    writable_folder(path.parent)
     tokens = tokenizer(*texts, max_length=max_length)
 
     def write(file: BinaryIO) -> None:
@@ -82,8 +83,10 @@ class _Damaged(Exception):
 def _open(path: Path, count: int, max_length: int) -> np.ndarray:
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:  # also for a file that ends too early
+    except Exception as error:  # a damaged header can raise nearly anything
         raise _Damaged(str(error)) from error
+    if not isinstance(tokens, np.ndarray):  # NumPy opens zip files too
+        raise _Damaged("not a single array")
     fits = tokens.ndim == 2 and tokens.shape[0] == count and tokens.shape[1] <= max_length
     if not fits or tokens.dtype != np.int32:
         raise _Damaged(f"expected int32 ({count}, …), found {tokens.dtype} {tokens.shape}")
