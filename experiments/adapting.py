@@ -131,7 +131,7 @@ def learned(
         more = {"keep": keep} if steps is None else {"chunk_steps": steps}
         adapted = run_method(model, seed, inputs, targets, run, constants, schedule,
                              on_chunk=partial(on_chunk, follow=follow), devices=around.together,
-                             **more)  # fmt: skip
+                             stored_as=around.dtype, **more)  # fmt: skip
         lam = adapted.coefficients
         found = {
             "params": adapted.params,
@@ -172,6 +172,8 @@ def key_of(
         "labels": digest(*(tuple(x) for x in labels)), "constants": str(constants),
         "dtype": around.dtype, "protocol": run.protocol, "every": run.every,
     }  # fmt: skip
+    if around.dtype != "float32":  # passes in less see no more of τ than that
+        key["task vectors"] = around.dtype
     return key if run.start is None else key | {"start": digest(run.start)}
 
 

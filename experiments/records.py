@@ -50,6 +50,8 @@ class Record(TypedDict):
     `intervals`: of each method's mean, 95 %, over test inputs.
     `paired_p`: of each method against SyMerge.
     `data`: what else a figure shows, such as curves and matrices, in the experiment's own form.
+    `forecast`: bytes per device and seconds per phase, as they were expected.
+    `measured`: the most memory that was in use; seconds are in `phases_s`.
     """
 
     format: int
@@ -65,6 +67,8 @@ class Record(TypedDict):
     intervals: NotRequired[dict[str, list[float]]]
     paired_p: NotRequired[dict[str, float]]
     data: NotRequired[dict[str, Any]]
+    forecast: NotRequired[dict[str, Any]]
+    measured: NotRequired[dict[str, Any]]
 
 
 def new_record(experiment: str, setting: str, settings: Any) -> Record:

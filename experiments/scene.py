@@ -29,6 +29,7 @@ from experiments.tasks.task import Task
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.errors import BadInput
 from symerge_jax.files import make_folder
+from symerge_jax.forecast import peak_memory
 from symerge_jax.models.clip_config import VisionConfig
 from symerge_jax.models.resnet_config import DecoderConfig
 from symerge_jax.parallel import Device, run_jobs, use_devices
@@ -138,6 +139,7 @@ def staged(
                 for seed, found in experts.items()
             }
         yield Scene(record, settings, constants, start, tasks, seeds, devices, around)
+        record["measured"] = peak_memory(devices)
 
 
 def fixed(scene: Scene, methods: Sequence[str]) -> list[Outcome]:

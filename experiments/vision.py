@@ -49,7 +49,16 @@ from experiments.methods import (
 from experiments.options import Options
 from experiments.scoring import halves
 from experiments.tasks.task import Task
-from experiments.vision_run import Scene, adapt, begin, chosen_tasks, describe, finish, fixed
+from experiments.vision_run import (
+    Scene,
+    adapt,
+    begin,
+    chosen_tasks,
+    describe,
+    expect,
+    finish,
+    fixed,
+)
 from experiments.vision_start import Start, depth_of, setting_of
 from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.symerge import Adapted
@@ -94,6 +103,7 @@ def main(settings: Settings) -> int:
     if settings.dry_run:
         return describe(settings, methods)
     with begin("vision", settings, tune=settings.tune, retrain=settings.retrain) as scene:
+        expect(scene, methods)
         outcomes = fixed(scene, [method for method in methods if not is_adaptive(method)])
         learning = [method for method in methods if is_adaptive(method)]
         learning.sort(key="symerge_head".__eq__)  # short ones last

@@ -15,6 +15,7 @@ import jax
 from experiments import records
 from experiments.adapting import Around
 from experiments.experts import Model, make_experts
+from experiments.forecasting import forecast, lines, test_counts
 from experiments.merging import Tune
 from experiments.methods import Constants
 from experiments.options import Options, check
@@ -46,7 +47,8 @@ from symerge_jax.classifier import encoder
 from symerge_jax.cli.errors import nearest
 from symerge_jax.data.images import find_tasks
 from symerge_jax.errors import BadInput
-from symerge_jax.parallel import Device
+from symerge_jax.models.clip import PRESETS
+from symerge_jax.parallel import Device, use_devices
 
 __all__ = [
     "Scene", "adapt", "add", "begin", "chosen_tasks", "describe", "finish", "fixed",
@@ -113,13 +115,30 @@ def _made(
     return Start(model, base.config.vision), tasks, experts
 
 
+def expect(scene: Scene, methods: Sequence[str]) -> None:
+    """Puts into the record what the run should need; what it needed is written beside it."""
+    tests = {task.name: len(task.test.labels) for task in scene.tasks}
+    config = scene.start.vision
+    scene.record["forecast"] = forecast(
+        config, scene.constants, methods, scene.settings, tests, scene.devices
+    )
+
+
 def describe(
     settings: Options, methods: Sequence[str], default: Sequence[str] | None = None
 ) -> int:
-    """Says what a run would do: the answer to --dry-run."""
+    """Says what a run would do and need: the answer to --dry-run."""
     check(settings)
     names = chosen_tasks(settings, default)
-    return describe_run(settings, adjusted(settings, len(names)), names, methods)
+    constants = adjusted(settings, len(names))
+    code = describe_run(settings, constants, names, methods)
+    tests = test_counts(settings, names)
+    if tests is not None:
+        config = PRESETS[settings.model or MODEL].vision
+        devices = use_devices(settings.devices)
+        found = forecast(config, constants, methods, settings, tests, devices)
+        print("\n".join(lines(found)))
+    return code
 
 
 def pretrain_again(settings: Options) -> tiny.Base:

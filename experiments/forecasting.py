@@ -1,0 +1,139 @@
+"""What a vision experiment will need, before it begins; and beside it, what it needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.methods import Constants, base_of, is_adaptive
+from experiments.options import Options
+from experiments.tasks.clip_sets import clip_set
+from experiments.tasks.images import TEST
+from symerge_jax.classifier import encoder
+from symerge_jax.forecast import Cost, cost_of, measured_rates, memory, step_seconds
+from symerge_jax.models.clip import param_shapes
+from symerge_jax.models.clip_config import VisionConfig
+from symerge_jax.models.heads import normalised_head
+
+CLASSES = 100  # of a task, where nobody has counted them yet
+
+
+def cost(config: VisionConfig, batch_size: int, dtype: str) -> Cost:
+    """Returns what a mini-batch of a tower costs."""
+    shape, width = jax.ShapeDtypeStruct, config.projection or config.width
+    head = {"weight": shape((CLASSES, width), jnp.float32), "bias": shape((CLASSES,), jnp.float32)}
+    images = shape((batch_size, config.image_size, config.image_size, 3), jnp.uint8)
+    return cost_of(encoder(config, dtype), normalised_head, param_shapes(config), head, images)
+
+
+def forecast(
+    config: VisionConfig,
+    constants: Constants,
+    methods: Sequence[str],
+    settings: Options,
+    tests: Mapping[str, int],
+    devices: Sequence[Any],
+) -> dict[str, Any]:
+    """Returns bytes per device while adapting, and seconds per phase, as a record has them.
+
+    Scales of training-free methods are not counted, nor what they take to merge, nor compiling.
+
+    Args:
+        config: of the image tower.
+        constants: hyper-parameters.
+        methods: of the table.
+        settings: the options.
+        tests: task → number of test images.
+        devices: that are used.
+    """
+    one = cost(config, constants.batch_size, settings.dtype)
+    rates = measured_rates(settings.dtype)
+    tasks, seeds, samples = len(tests), len(settings.seeds), sum(tests.values())
+    # Devices of a CPU are the same cores.
+    speed = 1 if devices[0].platform == "cpu" else len(devices)
+    batch = constants.batch_size
+    pass_over_all = samples / batch * one.forward / rates.flops
+    learning = [m for m in methods if is_adaptive(m)]
+    rounds = constants.iterations * tasks * seeds
+    steps = sum(_share_of_step(method) for method in learning) * rounds
+    phases = {
+        "predictions": seeds * pass_over_all / speed,
+        "adaptation": steps
+        * step_seconds(one, rates, tasks=tasks, stored_as=settings.dtype)
+        / speed,
+        "scoring": seeds * len(methods) * pass_over_all / speed,
+    }
+    if constants.recipe is not None:
+        images = constants.recipe.steps * constants.recipe.batch_size * tasks * seeds
+        experts = images / batch * one.both / rates.flops / speed
+        phases = {"experts": experts} | phases
+    together = len(devices) if settings.parallel == "data" else 1
+    return {
+        "memory_bytes": memory(
+            one, tasks=tasks, samples=samples, devices=together, stored_as=settings.dtype
+        ),
+        "seconds": phases,
+        "device": {"flops_per_s": rates.flops, "bytes_per_s": rates.bandwidth},
+    }
+
+
+def _share_of_step(method: str) -> float:
+    """How much of a step through the whole encoder a method's step is."""
+    short = method == "symerge_head" or base_of(method) is not None  # on features
+    return 0.0 if short else 1.0
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """Returns a forecast as people read it."""
+    size = found["memory_bytes"]
+    parts = ", ".join(f"{name} {gigabytes(n)}" for name, n in size.items() if name != "total")
+    times = ", ".join(f"{name} {duration(s)}" for name, s in found["seconds"].items())
+    return [
+        f"memory per device while adapting: about {gigabytes(size['total'])} ({parts})",
+        f"time, once compiled: about {duration(sum(found['seconds'].values()))} ({times})",
+    ]
+
+
+def gigabytes(count: float) -> str:
+    """Returns bytes in GB, or in MB where these are few."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds in a unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def test_counts(settings: Options, names: Sequence[str]) -> dict[str, int] | None:
+    """Returns the number of test images of each task without reading them; None if unknown."""
+    counts: dict[str, int] = {}
+    for name in names:
+        if settings.checkpoints is not None:
+            counts[name] = clip_set(name).test[0]
+        elif settings.data is None:
+            counts[name] = TEST
+        else:
+            found = _in_folder(settings.data / name)
+            if found is None:
+                return None
+            counts[name] = found
+    limit = min(settings.limit or 100, 100) if settings.quick else settings.limit
+    return {name: n if limit is None else min(n, limit) for name, n in counts.items()}
+
+
+def _in_folder(task: Path) -> int | None:
+    pack, folder = task / "test.npz", task / "test"
+    try:
+        if pack.is_file():
+            with np.load(pack) as arrays:
+                return len(arrays["labels"]) if "labels" in arrays else None
+        return sum(path.is_file() for path in folder.rglob("*")) or None
+    except (OSError, ValueError):  # what is wrong with it says who reads it
+        return None
