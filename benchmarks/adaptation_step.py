@@ -35,11 +35,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.merge_methods_problem import aligned, on_device
 from experiments.environment import environment
-from symerge_jax import trees
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.coefficients import per_leaf
 from symerge_jax.adapt.fit import ADAM, Batch, Data, Loss, fit, pool
@@ -138,17 +139,22 @@ def check(settings: Settings) -> None:
             raise BadInput(f"{name} must be at least 1, got {getattr(settings, name)}")
 
 
-def make_problem(settings: Settings) -> Problem:
-    """Draws weights, images and expert labels, all of them random."""
+def make_problem(settings: Settings, dtype: str = "float32") -> Problem:
+    """Draws weights, images and expert labels, all of them random.
+
+    Args:
+        settings: the model, the tasks, and how many steps on how many images.
+        dtype: of the task vectors and of the computation; the rest is float32.
+    """
     config = clip.PRESETS[settings.model].vision
-    tower = clip.encode_image(config)
+    tower = clip.encode_image(config, dtype=None if dtype == "float32" else dtype)
 
     def encode(params: Any, images: Array) -> Array:
         return tower(params, normalise(images))
 
     keys = jax.random.split(jax.random.key(0), settings.tasks + 2)
-    pretrained, *drawn = (clip.initial_params(config, key) for key in keys[1:])
-    task_vectors = jax.tree.map(lambda tau: 0.1 * tau, trees.stack(drawn))
+    pretrained = clip.initial_params(config, keys[1])
+    task_vectors = _task_vectors(config, keys[2:], jnp.dtype(dtype))
     features = config.projection or config.width
     weight = jax.random.normal(keys[0], (settings.tasks, CLASSES, features)) * features**-0.5
     heads = {"weight": 10 * weight, "bias": jnp.zeros((settings.tasks, CLASSES))}
@@ -168,6 +174,18 @@ def make_problem(settings: Settings) -> Problem:
     ).part(0, settings.steps)
     trainables = Trainables(per_leaf(task_vectors, 0.3), heads)
     return Problem(encoder_loss(encode, normalised_head), trainables, constants, data, schedule)
+
+
+def _task_vectors(config: clip.VisionConfig, keys: Array, dtype: Any) -> Any:
+    """Returns τ, leaves [task, ...], a tenth of fresh weights, drawn with no second copy of all."""
+    drawn: dict[str, np.ndarray] = {}
+    for k, key in enumerate(keys):
+        leaves: dict[str, Any] = flatten_dict(clip.initial_params(config, key), sep="/")
+        for path, leaf in leaves.items():
+            if k == 0:
+                drawn[path] = aligned((len(keys), *leaf.shape), dtype)
+            drawn[path][k] = (0.1 * leaf).astype(dtype)
+    return unflatten_dict(on_device(drawn), sep="/")
 
 
 def _inputs(settings: Settings, edge: int) -> tuple[list[np.ndarray], list[ExpertLabels]]:

@@ -71,7 +71,7 @@ def draw(
     shapes: dict[str, tuple[int, ...]], tasks: int, *, seed: int = 0, size: float = 1e-3
 ) -> dict[str, np.ndarray]:
     """Returns random leaves float32 [task, ...], in memory that JAX takes without a copy."""
-    leaves = {path: _aligned((tasks, *shape)) for path, shape in shapes.items()}
+    leaves = {path: aligned((tasks, *shape)) for path, shape in shapes.items()}
 
     def fill(place: tuple[str, int]) -> None:
         path, k = place
@@ -86,11 +86,12 @@ def draw(
     return leaves
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    count = math.prod(shape)
-    room = np.empty(count + _ALIGNMENT // 4, np.float32)
-    start = -room.ctypes.data % _ALIGNMENT // 4
-    return room[start : start + count].reshape(shape)
+def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """Returns an array of undefined numbers in memory that JAX takes without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def on_device(leaves: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -134,7 +135,7 @@ def _second_moments(part: Tower, tasks: int) -> dict[str, Moment]:
             continue
         features = shape[0]
         rows = 2 * features  # so that no direction is missing
-        second = _aligned((tasks, features, features) if linear else (tasks, features))
+        second = aligned((tasks, features, features) if linear else (tasks, features))
         for own in second:
             x = rng.standard_normal((rows, features), np.float32)
             own[...] = x.T @ x / np.float32(rows) if linear else np.square(x).mean(axis=0)
