@@ -19,7 +19,7 @@ Encode = Callable[[Params, Array], Array]
 
 
 @cache
-def encoder(config: VisionConfig, dtype: str = "float32") -> Encode:
+def encoder(config: VisionConfig, dtype: str = "float32", remat: bool = False) -> Encode:
     """Returns (θ, images uint8 [batch, height, width, 3]) → features [batch, d].
 
     Pixels are normalised inside the program. The same arguments give the same function object, so
@@ -28,8 +28,10 @@ def encoder(config: VisionConfig, dtype: str = "float32") -> Encode:
     Args:
         config: sizes of the tower.
         dtype: of the computation, 'float32' or 'bfloat16'.
+        remat: whether the gradient works activations inside blocks out again, to hold less.
     """
-    apply = encode_image(config, dtype=None if dtype == "float32" else jnp.dtype(dtype))
+    precision = None if dtype == "float32" else jnp.dtype(dtype)
+    apply = encode_image(config, dtype=precision, remat=remat)
 
     def encode(params: Params, images: Array) -> Array:
         return apply(params, normalise(images))

@@ -31,16 +31,30 @@ def use_devices(count: int | None) -> list[Device]:
     if count is not None and count < 1:
         raise BadInput(f"--devices must be at least 1, got {count}")
     join_processes()
-    shown = min(cores(), 8) if count is None else min(count, max(cores(), 8))
     with contextlib.suppress(RuntimeError):  # JAX has started already: take what it shows
-        jax.config.update("jax_num_cpu_devices", shown)
-    devices = jax.devices()
-    if count is not None and len(devices) < count:
+        shown = min(cores(), 8) if count is None else min(count, max(cores(), 8))
+        # In processes that joined, each shows its own.
+        jax.config.update("jax_num_cpu_devices", -(-shown // _processes()))
+    devices, processes = jax.devices(), jax.process_count()
+    if count is None:
+        return devices
+    each = [[d for d in devices if d.process_index == i] for i in range(processes)]
+    if count % processes:
+        raise BadInput(
+            f"--devices {count}: {processes} processes take part, and each needs as many as the "
+            f"others; ask for a multiple of {processes}"
+        )
+    own = count // processes
+    if min(map(len, each)) < own:
         raise BadInput(
             f"--devices {count}: this machine shows {len(devices)} ({devices[0].platform}); ask "
             "for fewer, or leave the option out"
         )
-    return devices[:count]
+    return [device for several in each for device in several[:own]]
+
+
+def _processes() -> int:
+    return int(os.environ.get("JAX_NUM_PROCESSES", "1")) if jax.distributed.is_initialized() else 1
 
 
 def join_processes() -> int:

@@ -15,6 +15,7 @@ from symerge_jax.adapt.coefficients import (
     interpolate,
     per_leaf,
     per_task,
+    stored,
 )
 from symerge_jax.errors import BadInput
 from symerge_jax.merge.task_arithmetic import task_arithmetic
@@ -176,3 +177,44 @@ def test_a_matrix_of_another_shape_is_refused():
         from_matrix(np.zeros((2, 3), np.float32), order, TAU)
     with pytest.raises(BadInput, match="got 2 columns, expected 3 tasks"):
         from_matrix(np.zeros((3, 2), np.float32), order, TAU)
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("bfloat16", 2.0**-8), ("int8", 1 / 127)])
+def test_task_vectors_stored_in_less_are_close_in_value_and_gradient(dtype, step):
+    rng = np.random.default_rng(0)
+    theta = {"kernel": rng.normal(size=(5, 7)).astype(np.float32)}
+    tau = {"kernel": rng.normal(size=(3, 5, 7)).astype(np.float32)}
+    lam = {"kernel": jnp.array([0.3, 0.5, 0.1])}
+    narrow = stored(tau, dtype)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(narrow)) <= tau["kernel"].nbytes // 2
+
+    def value(lam, tau):
+        return jnp.sin(interpolate(theta, tau, lam)["kernel"]).sum()
+
+    ours, exact = (interpolate(theta, t, lam)["kernel"] for t in (narrow, tau))
+    largest = np.abs(tau["kernel"]).max()
+    np.testing.assert_allclose(ours, exact, atol=0.9 * step * largest)
+    slopes = [jax.grad(value)(lam, t)["kernel"] for t in (narrow, tau)]
+    np.testing.assert_allclose(*slopes, atol=35 * step * largest)
+    assert not np.array_equal(*slopes)
+
+
+def test_int8_keeps_zeros_and_the_largest_of_each_task():
+    tau = {"bias": jnp.array([[0.0, 0.0], [-2.0, 1.0]])}
+    rounded = stored(tau, "int8")["bias"]
+    assert rounded.values.dtype == jnp.int8
+    np.testing.assert_array_equal(rounded.values, [[0, 0], [-127, 64]])
+    np.testing.assert_allclose(rounded.scale, [1.0, 2 / 127], rtol=1e-6)
+
+
+def test_the_gradient_keeps_nothing_but_what_it_was_given():
+    shape = jax.ShapeDtypeStruct
+    theta, tau = shape((64, 32), jnp.float32), shape((8, 64, 32), jnp.bfloat16)
+    lam = shape((8,), jnp.float32)
+
+    def kept(theta, tau, lam):
+        return jax.vjp(lambda x: interpolate(theta, tau, x), lam)[1]
+
+    residuals = jax.tree.leaves(jax.eval_shape(kept, theta, tau, lam))
+    wide = [leaf for leaf in residuals if leaf.dtype == jnp.float32]
+    assert sum(leaf.size for leaf in wide) <= 2 * 8  # λ; τ stays in its own type

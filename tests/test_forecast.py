@@ -104,3 +104,27 @@ def test_durations_have_a_unit_that_fits(seconds, says):
 def test_sizes_have_a_unit_that_fits():
     assert forecasting.gigabytes(2.04e9) == "2.0 GB"
     assert forecasting.gigabytes(58e6) == "58 MB"
+
+
+def test_working_activations_out_again_keeps_less_and_changes_nothing():
+    from symerge_jax.classifier import encoder
+    from symerge_jax.models.clip import PRESETS, initial_params
+
+    config = PRESETS["tiny-64x3"].vision
+    params = initial_params(config, jax.random.key(0))
+    images = jax.random.randint(jax.random.key(1), (4, 32, 32, 3), 0, 256).astype(jnp.uint8)
+
+    def of(remat):
+        encode = encoder(config, remat=remat)
+        gradient = jax.jit(jax.grad(lambda p: (encode(p, images) ** 2).sum()))(params)
+        head = {"weight": jnp.zeros((3, 64)), "bias": jnp.zeros(3)}
+        cost = forecast.cost_of(
+            encode, lambda h, f: f[:, :1] * h["bias"].sum(), params, head, images
+        )
+        return gradient, cost
+
+    (plain, kept), (again, less) = of(False), of(True)
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        assert jnp.allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert less.activations < kept.activations / 3
+    assert less.both > kept.both

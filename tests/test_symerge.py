@@ -337,3 +337,10 @@ def test_a_tasks_steps_leave_the_layers_of_the_others(world):
 def test_a_layer_that_is_none_is_refused(world, layer, says):
     with pytest.raises(BadInput, match=says):
         run(world, layer=layer)
+
+
+@pytest.mark.parametrize("stored_as", ["bfloat16", "int8"])
+def test_task_vectors_stored_in_less_adapt_nearly_alike(world, stored_as):
+    whole, less = run(world), run(world, stored_as=stored_as)
+    np.testing.assert_allclose(less.losses, whole.losses, rtol=0.03, atol=0.01)
+    assert not np.array_equal(less.losses, whole.losses)

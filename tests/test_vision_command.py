@@ -160,7 +160,7 @@ def test_labels_that_train_no_expert(capsys, out, data, labels, says):
         ("--seeds 1 1", "--seeds names one thing twice"),
         ("--devices 1000", "--devices 1000: this machine shows"),
         ("--devices 0", "--devices must be at least 1"),
-        ("--parallel data", "--parallel data"),
+        ("--parallel date", "date"),
         ("--dtype float16", "float16"),
         ("--model ViT-B-32", "--model ViT-B-32 needs --checkpoints DIR"),
         ("--model ViT-B-33", "got ViT-B-33 (did you mean ViT-B-32?)"),

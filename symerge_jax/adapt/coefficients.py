@@ -97,9 +97,7 @@ def _rounded(tau: Any) -> Rounded:
     return Rounded(values.astype("int8"), step)
 
 
-def interpolate(
-    pretrained: Params, task_vectors: TaskVectors, coefficients: Coefficients
-) -> Params:
+def interpolate(pretrained: Params, task_vectors: Any, coefficients: Coefficients) -> Params:
     """Returns θ = θ₀ + Σ_k λ_k τ_k, for use inside jit, grad and vmap.
 
     Its reverse mode needs τ and dL/dθ and keeps nothing beside: however many tasks there are, the

@@ -367,12 +367,12 @@ def check_targets(experts: Sequence[Any], objectives: Sequence[str], classes: in
 
 
 @jax.jit
-def _merge_clamped(pretrained: Params, task_vectors: TaskVectors, lam: Coefficients) -> Params:
+def _merge_clamped(pretrained: Params, task_vectors: Any, lam: Coefficients) -> Params:
     return interpolate(pretrained, task_vectors, clamp_all(lam))
 
 
 def merged_encoder(
-    pretrained: Params, task_vectors: TaskVectors, coefficients: Coefficients, clamp: bool = True
+    pretrained: Params, task_vectors: Any, coefficients: Coefficients, clamp: bool = True
 ) -> Params:
     """Returns θ = θ₀ + Σ_k clip(λ_k) τ_k; the program is compiled once."""
     if clamp:
