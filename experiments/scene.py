@@ -25,7 +25,10 @@ from experiments.experts import Experts, Model
 from experiments.merging import Tune, training_free
 from experiments.methods import Constants, Outcome, Run, Seed
 from experiments.options import Options, keep_programs
+from experiments.scoring import Scored
 from experiments.tasks.task import Task
+from symerge_jax import __version__
+from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.errors import BadInput
 from symerge_jax.files import make_folder
@@ -145,12 +148,47 @@ def staged(
 def fixed(scene: Scene, methods: Sequence[str]) -> list[Outcome]:
     """Runs training-free methods, each under each seed."""
     jobs = [
-        partial(training_free, scene.model, seed, scene.tasks, method, scene.around.tune)
-        for seed in scene.seeds.values()
-        for method in methods
+        partial(_row, scene, seed, method) for seed in scene.seeds.values() for method in methods
     ]
     with records.phase(scene.record, "training-free"):
         return run_jobs(jobs, scene.devices)
+
+
+def _row(scene: Scene, seed: Seed, method: str) -> Outcome:
+    """A training-free row; with --resume, as an earlier equal run has scored it."""
+    run = partial(training_free, scene.model, seed, scene.tasks, method, scene.around.tune)
+    if scene.model.dense is not None:  # whose scores come with maps to look at
+        return run()
+    key = {
+        "method": method, "version": __version__, "seed": seed.number, "model": scene.model.program,
+        "tune": scene.around.tune,
+        # What experts say of the test inputs stands for both; truths choose scales, and score.
+        "said": digest(*(tuple(x) for x in seed.labels)),
+        "truths": digest(*(x for task in scene.tasks for x in (task.validation.labels,
+                                                               task.test.labels))),
+        "first heads": digest(seed.experts.first_heads),
+    }  # fmt: skip
+
+    def make() -> dict[str, Any]:
+        made = run()
+        return {
+            "scores": {f"{k:03d}": _arrays(one) for k, one in enumerate(made.scores)},
+            "stored": np.float64(made.stored),
+            "note": np.frombuffer((made.note or "").encode(), np.uint8),
+        }
+
+    kept = cached(scene.around.cache, "rows", key, make, report=say, renew=not scene.around.resume)
+    scores = [
+        Scored(one["correct"], float(one["ece"]), float(one["value"]) if "value" in one else None)
+        for one in kept["scores"].values()
+    ]
+    note = bytes(kept["note"]).decode() or None
+    return Outcome(method, seed.number, False, scores, note=note, stored=float(kept["stored"]))
+
+
+def _arrays(one: Scored) -> dict[str, Any]:
+    found = {"correct": one.correct, "ece": np.float64(one.ece)}
+    return found if one.value is None else found | {"value": np.float64(one.value)}
 
 
 def adapt(
@@ -205,12 +243,17 @@ def mean_accuracy(outcome: Outcome) -> float:
     return float(np.mean([one.score for one in outcome.scores]))
 
 
-def finish(scene: Scene, draw: Callable[[Path], Any] | None = None) -> int:
+def finish(
+    scene: Scene,
+    draw: Callable[[Path], Any] | None = None,
+    show: Callable[[records.Record], Any] = report.print_table,
+) -> int:
     """Writes record, table and pictures; the last line printed is the path of the record.
 
     Args:
         scene: with its results in the record.
         draw: puts pictures and files into the run's folder.
+        show: prints what it has found.
     """
     record = scene.record
     if jax.process_index() > 0:  # the first process writes for all
@@ -223,7 +266,7 @@ def finish(scene: Scene, draw: Callable[[Path], Any] | None = None) -> int:
     except BaseException:  # a full disk, an interruption: no half run stays behind
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    report.print_table(record)
+    show(record)
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["phases_s"].items())
     say(f"time: {times}")
     print(path)

@@ -144,7 +144,7 @@ def describe(
 def pretrain_again(settings: Options) -> tiny.Base:
     """Makes the base anew, in the cache folder, and returns it."""
     folder = settings.cache_folder() / "base"
-    tiny.main(tiny.Settings(out=folder, devices=len(jax.devices())))
+    tiny.main(tiny.Settings(out=folder, devices=len(jax.devices()), resume=settings.resume))
     return tiny.load(folder)
 
 

@@ -1,4 +1,4 @@
-"""The state of one adaptation in a folder of its own, touched only when there is something to keep.
+"""The state of one run in a folder of its own, touched only when there is something to keep.
 
 Most runs end before their first state is due: those open no folder of orbax, which would take
 longer than some of them. The folder's lock is held all the while.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from symerge_jax.adapt.keeping import Keep
+from symerge_jax import interrupt
+from symerge_jax.adapt.keeping import SECONDS, Keep
 from symerge_jax.lock import only_one
 
 _busy: dict[Path, threading.Lock] = {}
@@ -31,9 +33,9 @@ class _Lazy:
         """Returns the newest step that was saved whole, or None."""
         return self._state().latest() if self._opened or self._folder.is_dir() else None
 
-    def save(self, step: int, tree: Any) -> None:
-        """Starts writing a step."""
-        self._state().save(step, tree)
+    def save(self, step: int, tree: Any, meta: Any = None) -> None:
+        """Starts writing a step, beside a JSON value."""
+        self._state().save(step, tree, meta)
 
     def restore(self, template: Any) -> Any:
         """Reads the newest step."""
@@ -46,6 +48,38 @@ class _Lazy:
             state = TrainingState(self._folder, self._identity)
             self._opened = self._stack.enter_context(state)
         return self._opened
+
+
+class Saver:
+    """Keeps the state of a loop of one's own: some time after the last, and when asked to stop."""
+
+    def __init__(self, keep: Keep | None, *, seconds: float = SECONDS) -> None:
+        """Begins to count the time; without a place to keep it in, nothing is kept."""
+        self._keep, self._seconds, self._time = keep, seconds, time.monotonic()
+
+    def found(self, template: Any) -> Any:
+        """Returns step, tree and meta of what an interrupted run left, or None."""
+        if self._keep is None or self._keep.state.latest() is None:
+            return None
+        return self._keep.state.restore(template)
+
+    def chunk_done(self, step: int, tree: Any, meta: Callable[[], Any]) -> None:
+        """Saves if it is time to; to be called inside `interrupt.deferred`.
+
+        Args:
+            step: done so far.
+            tree: the state.
+            meta: gives what JSON can hold.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop; the state is saved.
+        """
+        if self._keep is not None:
+            if interrupt.asked() or time.monotonic() - self._time >= self._seconds:
+                self._keep.state.save(step, tree, meta())  # pyright: ignore[reportCallIssue]
+                self._time = time.monotonic()
+            if interrupt.asked():
+                raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

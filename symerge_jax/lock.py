@@ -57,6 +57,9 @@ def _locked(path: Path) -> int:
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # who was here has just removed the folder
+            make_folder(path.parent)
+            continue
         except OSError as error:
             raise BadInput(explained(path, error)) from error
         try:
@@ -70,7 +73,6 @@ def _locked(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
-        make_folder(path.parent)  # `discard` may have removed that too
 
 
 def _lock(path: Path, file: int) -> None:

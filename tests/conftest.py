@@ -5,7 +5,10 @@ import importlib.util
 import os
 from pathlib import Path
 
-# Before jax is imported: tests are small, and an accelerator may be busy or absent.
+import as_given
+
+# Before jax is imported: tests are small, and an accelerator may be busy or absent. Those marked
+# `gpu` take back both of these settings; see `pytest_configure`.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Nearly all of a test's time goes into compiling programs that run for milliseconds: they are left
@@ -61,6 +64,37 @@ os.environ["XDG_CACHE_HOME"] = str(_HOME)
 jax.config.update("jax_compilation_cache_dir", str(_HOME / "symerge_jax" / "compiled"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def pytest_configure(config):
+    """Lets `-m gpu`, and nothing else, use a GPU: as JAX does by default, beside the CPU."""
+    if not _for_gpu(config):
+        return
+    given = as_given.ENVIRONMENT
+    for name in given:  # workers inherit the environment
+        os.environ.pop(name, None)
+    os.environ.update({name: value for name, value in given.items() if value is not None})
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # workers share the GPU
+    platforms = given["JAX_PLATFORMS"] or None
+    # The tests compare with the CPU.
+    jax.config.update("jax_platforms", "cuda,cpu" if platforms == "cuda" else platforms)
+
+
+def pytest_runtest_setup(item):
+    """Skips what needs a GPU in other runs, and where JAX has none."""
+    if item.get_closest_marker("gpu") and not (_for_gpu(item.config) and _has_gpu()):
+        pytest.skip("needs a GPU that JAX can use, and to be run with python -m pytest -m gpu")
+
+
+def _for_gpu(config):
+    return config.option.markexpr.strip() == "gpu"
+
+
+def _has_gpu():
+    try:
+        return jax.default_backend() == "gpu"
+    except RuntimeError:  # JAX_PLATFORMS names what is not there
+        return False
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,16 @@
-"""A whole experiment on a world of a few images, in a process of its own that may be killed.
+"""A whole experiment on a world of a few images, in processes of their own that may be killed.
 
-`life` is one process's life: experts, predictions, training-free and adaptive rows, record.
+`python survivor.py PROGRAMS` imports everything, starts nothing of JAX, and forks a process for each
+folder that it reads from standard input: its number, and when it has ended its exit code, go to
+standard output. `life` is what such a process does: experts, predictions, training-free and adaptive
+rows, record. Compiled programs are kept in PROGRAMS.
 """
 
 import io
+import os
 import sys
+import traceback
 import zlib
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,6 +25,7 @@ from experiments.scene import Start, adapt, add, finish, fixed, staged
 from experiments.tasks.task import Split, Task
 from experiments.vision_start import GENERATED
 from symerge_jax.classifier import encoder
+from symerge_jax.cli.programs import keep_programs
 from symerge_jax.finetune import Recipe
 from symerge_jax.models.clip import param_shapes
 from symerge_jax.models.clip_config import VisionConfig
@@ -38,8 +43,8 @@ CONSTANTS = GENERATED._replace(
 def life(root: str) -> None:
     """Runs to the end, or to wherever it is killed."""
     sys.stdout = sys.stderr = io.StringIO()
-    # Lives are short, and each of them needs all programs.
-    scene_module.keep_programs = partial(scene_module.keep_programs, seconds=0.0)
+    # Lives are short, and each of them needs all programs: they share one folder of them.
+    scene_module.keep_programs = lambda _: keep_programs(Path(sys.argv[1]), seconds=0.0)
     folder = Path(root)
     settings = Options(out=folder / "runs", cache=folder / "cache", resume=True, devices=1)
 
@@ -59,7 +64,7 @@ def life(root: str) -> None:
         return Start(model, VISION), tasks, experts
 
     with staged("vision", "tiny", settings, CONSTANTS, make) as scene:
-        outcomes = fixed(scene, ["individual", "ties"])
+        outcomes = fixed(scene, ["individual", "weight_average"])
         outcomes += adapt(scene, [Run("symerge")])
         add(scene, outcomes)
     finish(scene)
@@ -77,3 +82,25 @@ def task(name, count):
     weight = rng.normal(size=(count, VISION.projection)).astype(np.float32)
     head = {"weight": weight, "bias": np.zeros(count, np.float32)}
     return Task(name, tuple(map(str, range(count))), split(24), split(12), split(20), head)
+
+
+def main():
+    for folder in sys.stdin:
+        process = os.fork()
+        if not process:
+            lived(folder.strip())
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+def lived(folder):
+    try:
+        life(folder)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

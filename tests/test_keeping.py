@@ -136,6 +136,7 @@ def test_a_loss_that_is_no_number_leaves_the_state_before_it(world, tmp_path):
 
 def test_a_gradient_that_is_no_number_ends_the_run_where_it_is():
     from symerge_jax.adapt.fit import fit, pool
+
     def loss(trainables, constants, state, batch):
         del constants
         at_kink = jax.numpy.sqrt(abs(trainables - trainables)).sum()  # its slope is 0 · ∞

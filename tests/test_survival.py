@@ -1,32 +1,60 @@
 """Killed at any moment and started again, an experiment ends with the record of one left alone."""
 
+import contextlib
 import json
-import multiprocessing
+import os
 import random
+import signal
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
-import survivor
 
-from symerge_jax.files import write_atomically
-
+HERE = Path(__file__).parent
 PARTS = ("experiment", "setting", "results", "summary", "notes", "stored_encoders")
-# The processes are forked from one that has imported everything and started nothing of JAX.
-LIVES = multiprocessing.get_context("forkserver")
-LIVES.set_forkserver_preload(["survivor"])
 
 
-def live(folder, seconds=None):
-    """One life, killed after some seconds; returns the exit code."""
-    process = LIVES.Process(target=survivor.life, args=(str(folder),))
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    code = process.exitcode
-    process.close()
-    return code
+class Lives:
+    """Starts processes of survivor.py, one at a time, and kills them."""
+
+    def __init__(self, programs):
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE)))}
+        self.server = subprocess.Popen(
+            [sys.executable, HERE / "survivor.py", programs],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=paths,
+        )  # fmt: skip
+
+    def live(self, folder, seconds=None):
+        """One life, killed after some seconds; returns the exit code."""
+        print(folder, file=self.server.stdin, flush=True)
+        process = int(self.server.stdout.readline())
+        killer = None
+        if seconds is not None:
+            killer = threading.Timer(seconds, self.kill, [process])
+            killer.start()
+        code = int(self.server.stdout.readline())
+        if killer is not None:
+            killer.cancel()
+            killer.join()
+        return code
+
+    @staticmethod
+    def kill(process):
+        # It may have ended in this very moment.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory):
+    found = Lives(tmp_path_factory.mktemp("programs"))
+    yield found
+    found.server.stdin.close()
+    found.server.wait(timeout=60)
+    found.server.stdout.close()
 
 
 def found(folder):
@@ -36,39 +64,30 @@ def found(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A record, its programs, and how long it takes with them."""
+def undisturbed(tmp_path_factory, lives):
+    """A record, and how long it takes with all programs compiled."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert live(folder / "first") == 0
+    assert lives.live(folder / "first") == 0
     (record,) = found(folder / "first")
-    programs = folder / "first" / "cache" / "compiled"
-    copy_programs(programs, folder / "second")
     since = time.monotonic()
-    assert live(folder / "second") == 0
+    assert lives.live(folder / "second") == 0
     took = time.monotonic() - since
     assert found(folder / "second") == [record]
-    return record, took, programs
+    return record, took
 
 
-def copy_programs(programs, folder):
-    for path in programs.iterdir():
-        write_atomically(folder / "cache" / "compiled" / path.name, path.read_bytes())
-
-
-def survives(undisturbed, folder, kills, seconds):
-    record, took, programs = undisturbed
-    copy_programs(programs, folder)
+def survives(lives, undisturbed, folder, kills, seconds):
+    record, took = undisturbed
     moments = random.Random(0)
     killed, until = 0, time.monotonic() + seconds
     while killed < kills and time.monotonic() < until:
-        if live(folder, moments.uniform(0.1, took)) == 0:
+        if lives.live(folder, moments.uniform(0.1, 0.6 * took)) == 0:
             # It got through: from the start again, as who is at its end cannot be killed.
             assert found(folder)[-1] == record
             folder = folder.with_name(f"{folder.name}-")
-            copy_programs(programs, folder)
         else:
             killed += 1
-    assert live(folder) == 0
+    assert lives.live(folder) == 0
     records = found(folder)
     assert records
     assert all(one == record for one in records)
@@ -78,11 +97,11 @@ def survives(undisturbed, folder, kills, seconds):
     return killed
 
 
-def test_killed_five_times(undisturbed, tmp_path):
-    assert survives(undisturbed, tmp_path / "run", 5, 60) == 5
+def test_killed_five_times(lives, undisturbed, tmp_path):
+    assert survives(lives, undisturbed, tmp_path / "run", 5, 60) == 5
 
 
 @pytest.mark.slow
-def test_killed_fifty_times(undisturbed, tmp_path):
-    killed = survives(undisturbed, tmp_path / "run", 50, 240)
+def test_killed_fifty_times(lives, undisturbed, tmp_path):
+    killed = survives(lives, undisturbed, tmp_path / "run", 50, 240)
     assert killed == 50

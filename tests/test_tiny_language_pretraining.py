@@ -1,5 +1,7 @@
 """Pre-training of the language base: what is hidden, and that reading helps."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 from experiments.tiny import language_base
 from experiments.tiny import language_world as world
 from experiments.tiny.language_pretraining import (
+    CHUNK,
     Schedule,
     hide,
     initial,
     make_loss,
     pretrain,
 )
+from symerge_jax.kept_run import Saver, kept_run
 from symerge_jax.models.roberta_config import RobertaConfig
 
 MASK = 29
@@ -105,3 +109,28 @@ def test_the_worlds_own_encoder_has_its_words_and_lengths():
     assert (config.width, config.depth) == (64, 3)
     assert config.vocabulary == world.VOCABULARY
     assert config.length == world.LENGTH
+
+
+def test_reading_that_was_interrupted_goes_on_with_the_same_bits(rows, tmp_path):
+    schedule = Schedule(steps=3 * CHUNK, batch_size=8, lengths=(), sampled=16)
+    run = partial(pretrain, TINY, rows, schedule, devices=jax.local_devices()[:1])
+    whole = run()
+
+    class Stop(Exception):
+        pass
+
+    seen = []
+
+    def stop(losses):
+        seen.append(len(losses))
+        if len(seen) == 3:  # the second chunk is done and kept by then
+            raise Stop
+
+    with pytest.raises(Stop), kept_run(tmp_path / "run", {}, resume=True) as keep:
+        run(saver=Saver(keep, seconds=0.0), on_chunk=stop)
+    seen.clear()
+    with kept_run(tmp_path / "run", {}, resume=True) as keep:
+        resumed = run(saver=Saver(keep), on_chunk=lambda losses: seen.append(len(losses)))
+    assert seen == [2 * CHUNK, CHUNK]
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -158,3 +158,84 @@ def test_a_killed_process_leaves_a_whole_step(tmp_path):
         store.save(3, jnp.zeros(2))
         assert store.restore(jnp.ones(2)).step == 3
     assert json.loads((tmp_path / "run" / "identity.json").read_text()) == {"format": 1}
+
+
+# --- a disk that is full ------------------------------------------------------------------------
+
+FULL = """
+import resource, signal, sys
+import jax.numpy as jnp, numpy as np
+from symerge_jax import interrupt
+from symerge_jax.checkpoints.training_state import TrainingState
+from symerge_jax.cli.errors import fail
+
+def main():
+    with TrainingState(sys.argv[1], {}) as store:
+        store.save(1, jnp.arange(4.0))
+        store._manager.wait_until_finished()
+        # No file may grow beyond this any more, as if the disk were full.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        noise = jnp.asarray(np.random.default_rng(0).normal(size=200_000), jnp.float32)
+        for step in map(int, sys.argv[2:]):
+            store.save(step, noise)
+        if len(sys.argv) == 3:
+            raise KeyboardInterrupt  # saved, as far as it knows
+try:
+    main()
+except Exception as error:
+    sys.exit(fail(error))
+"""
+
+
+@pytest.mark.parametrize("steps", [("2",), ("2", "3")], ids=["at the end", "at the next save"])
+def test_a_full_disk_is_one_sentence_and_the_step_before_is_still_there(tmp_path, steps):
+    pytest.importorskip("resource")
+    words = [sys.executable, "-c", FULL, str(tmp_path / "run"), *steps]
+    done = subprocess.run(words, env=os.environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"symerge: error: {tmp_path}/run: the state of the run cannot be written (File too large); "
+        "free some space, or choose another folder; what was saved before is still there\n"
+    )
+    with TrainingState(tmp_path / "run", {}) as store:
+        assert store.latest() == 1
+        np.testing.assert_array_equal(store.restore(jnp.zeros(4)).tree, np.arange(4))
+        store.save(2, jnp.ones(4))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["2", "identity.json"]
+
+
+def test_a_disk_without_space_is_named(tmp_path, monkeypatch):
+    """What tensorstore says then, raised where orbax raises it."""
+    text = (
+        'RESOURCE_EXHAUSTED: Error writing "000000/0": Failed writing: "/a/d/42": Failed to write '
+        "9 bytes to file 4: No space left on device [os_error_code='28'] [source locations='…']"
+    )
+    store = TrainingState(tmp_path, {})
+
+    def close():
+        raise ValueError(text)
+
+    real = store._manager.close
+    with monkeypatch.context() as patch:
+        patch.setattr(store._manager, "close", close)
+        with pytest.raises(BadInput, match=r"be written \(No space left on device\); free [^;]*$"):
+            store.__exit__(None, None, None)
+    real()
+    with TrainingState(tmp_path, {}), pytest.raises(ZeroDivisionError):
+        raise ZeroDivisionError
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path, monkeypatch):
+    store = TrainingState(tmp_path, {})
+    real = store._manager.close
+    monkeypatch.setattr(store._manager, "close", lambda: [real(), 1 // 0])
+    with pytest.raises(LookupError, match="of the run"), store:
+        raise LookupError("of the run")
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "{", "\x00", "[" * 100_000])
+def test_damage_of_the_identity_is_told(saved, content):
+    (saved / "identity.json").write_text(content)
+    with pytest.raises(BadInput, match="whose state this is cannot be told"):
+        TrainingState(saved, IDENTITY)

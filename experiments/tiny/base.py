@@ -33,10 +33,12 @@ import tyro
 from jax import Array
 
 from experiments.tiny import broad, world
+from symerge_jax import interrupt
 from symerge_jax.cache import digest, flatten, unflatten
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
+from symerge_jax.kept_run import Saver, kept_run
 from symerge_jax.models import clip
 from symerge_jax.models.tokenizer import WordTokenizer
 
@@ -70,6 +72,8 @@ class Settings:
     """CPU devices that share each batch."""
     seed: int = 0
     """Of pictures, weights and batches."""
+    resume: bool = False
+    """Go on from what an interrupted equal run left beside the files."""
     out: Path = HOME
     """Folder of base.safetensors and base.json."""
 
@@ -210,8 +214,11 @@ def train(
     text: Captions,
     report: Callable[[str], None],
     keep: Callable[[clip.ClipConfig, Any], None],
+    saver: Saver | None = None,
 ) -> tuple[clip.ClipConfig, Any, list[float]]:
     """Runs the schedule, handing the weights so far to `keep` at each tenth.
+
+    The saver keeps all that an interrupted run needs to go on.
 
     Returns the sizes, the averaged parameters and the mean loss of each 50 steps.
     """
@@ -241,16 +248,25 @@ def train(
     size, start, losses = 50, time.monotonic(), []
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
     table = rates(settings, np.arange(settings.steps) / settings.steps)
-    for first in range(0, min(settings.stop, settings.steps), size):
-        rows = rng.integers(0, len(images), (n, min(size, settings.steps - first), per))
-        batch = shifted(padded, rows, rng)
-        carry, loss = program(carry, batch, labels[rows], table[first : first + size])
-        losses.append(float(loss.mean()))
-        if (first + size) % (settings.steps // 10) < size:
-            keep(config, jax.tree.map(lambda x: np.asarray(x[0]), carry[2]))
-        if (first // size) % 10 == 9:
-            speed = (first + size) * settings.batch_size / (time.monotonic() - start)
-            report(f"step {first + size} loss {np.mean(losses[-10:]):.3f} {speed:.0f} images/s")
+    saver, begin = saver or Saver(None), 0
+    if (found := saver.found(carry)) is not None:
+        begin, carry, meta = found
+        rng.bit_generator.state, losses = meta["rng"], meta["losses"]
+        report(f"going on from step {begin}")
+    with interrupt.deferred():
+        for first in range(begin, min(settings.stop, settings.steps), size):
+            rows = rng.integers(0, len(images), (n, min(size, settings.steps - first), per))
+            batch = shifted(padded, rows, rng)
+            carry, loss = program(carry, batch, labels[rows], table[first : first + size])
+            losses.append(float(loss.mean()))
+            if (first + size) % (settings.steps // 10) < size:
+                keep(config, jax.tree.map(lambda x: np.asarray(x[0]), carry[2]))
+            if (first // size) % 10 == 9:
+                speed = (first + size - begin) * settings.batch_size / (time.monotonic() - start)
+                report(f"step {first + size} loss {np.mean(losses[-10:]):.3f} {speed:.0f} images/s")
+            saver.chunk_done(
+                first + size, carry, lambda: {"rng": rng.bit_generator.state, "losses": losses}
+            )
     return config, jax.tree.map(lambda x: np.asarray(x[0]), carry[2]), losses
 
 
@@ -347,14 +363,21 @@ def main(settings: Settings) -> None:
     counted = f"{len(images)} pictures of {len(text.names)} captions"
     print(f"{counted} in {drawn - start:.0f} s", flush=True)
     so_far = partial(save, tokenizer=text.tokenizer, card={"unfinished": True}, folder=settings.out)
-    config, params, losses = train(
-        settings, images, labels, text, partial(print, flush=True), so_far
-    )
+    same = {k: str(v) for k, v in vars(settings).items() if k not in ("out", "resume")}
+    identity = {"settings": same, "worlds": worlds}
+    with kept_run(settings.out / "unfinished", identity, resume=settings.resume) as state:
+        config, params, losses = train(
+            settings, images, labels, text, partial(print, flush=True), so_far, Saver(state)
+        )
     trained = time.monotonic()
     scores = zero_shot(config, params, text.tokenizer, settings.seed)
     print({k: round(v, 1) for k, v in scores.items()}, round(float(np.mean([*scores.values()])), 1))
     card = {
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(settings).items()},
+        "settings": {
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in vars(settings).items()
+            if k != "resume"
+        },
         "pictures": len(images),
         "captions": len(text.names),
         "worlds": worlds,

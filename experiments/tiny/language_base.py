@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as once
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from experiments.tiny.language_pretraining import Schedule, pretrain
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.errors import run
 from symerge_jax.cli.progress import Bars, say
+from symerge_jax.kept_run import Saver, kept_run
 from symerge_jax.models.roberta import by_length, encode_tokens
 from symerge_jax.models.roberta_config import PRESETS, RobertaConfig
 from symerge_jax.notation import Array, Params
@@ -111,9 +113,15 @@ def made(
     def make() -> dict[str, Any]:
         follow = bars and bars.follow("pre-training", schedule.steps, schedule.batch_size)
         tokens, sense = write()
-        return pretrain(
-            config, tokens, schedule, sense=sense, seed=seed, devices=devices, on_chunk=follow
-        )
+        run = partial(
+            pretrain, config, tokens, schedule,
+            sense=sense, seed=seed, devices=devices, on_chunk=follow,
+        )  # fmt: skip
+        if cache is None:
+            return run()
+        name = digest("language-base", whole)
+        with kept_run(cache / "unfinished" / name, {"key": name}, resume=True) as keep:
+            return run(saver=Saver(keep))
 
     sizes = {"vocabulary": config.vocabulary, "positions": config.positions,
              "width": config.width, "depth": config.depth, "heads": config.heads}  # fmt: skip

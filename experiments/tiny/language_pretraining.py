@@ -20,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from symerge_jax import interrupt
 from symerge_jax.data.text_lengths import text_lengths
+from symerge_jax.kept_run import Saver
 from symerge_jax.models.roberta import by_length, hidden_states, param_shapes
 from symerge_jax.models.roberta_config import RobertaConfig
 from symerge_jax.models.transformer import draw_params
@@ -202,6 +204,7 @@ def pretrain(
     seed: int = 0,
     devices: Sequence[Any] | None = None,
     on_chunk: Callable[[np.ndarray], None] | None = None,
+    saver: Saver | None = None,
 ) -> dict[str, Any]:
     """Trains an encoder on texts.
 
@@ -212,7 +215,8 @@ def pretrain(
         sense: bool [n], whether each text makes sense; None where that is not known.
         seed: of weights, batches and masks.
         devices: that share each batch; their number has to divide it. All by default.
-        on_chunk: called with the losses of each chunk.
+        on_chunk: called with the losses of each chunk; first with those of a run that continues.
+        saver: keeps the state, and finds that of an interrupted run.
 
     Returns:
         On the host: the 'encoder', the layers that 'guess' words and tell sense, and 'losses'
@@ -233,17 +237,28 @@ def pretrain(
     mixed = _batches(tokens, schedule, rng)
     seen = tokens[tokens >= SPECIAL]
     known = np.full(len(tokens), -1, np.int32) if sense is None else sense.astype(np.int32)
-    losses = []
-    for first in range(0, schedule.steps, CHUNK):
-        steps = min(CHUNK, schedule.steps - first)
-        choose = easy if first < schedule.easy_steps else mixed
-        rows = choose(steps).reshape(steps, count, -1).swapaxes(0, 1)
-        sample = rng.choice(seen, (steps, schedule.sampled)).astype(np.int32)
-        keys = jax.random.split(jax.random.fold_in(key, first), (count, steps))
-        carry, values = program(carry, tokens[rows], known[rows], sample, keys)
-        losses.append(np.asarray(values[0]))
+    saver = saver or Saver(None)
+    begin, losses = 0, []
+    if (found := saver.found(carry)) is not None:
+        begin, carry, meta = found
+        rng.bit_generator.state = meta["rng"]
+        losses = [np.asarray(meta["losses"], np.float32)]
         if on_chunk is not None:
-            on_chunk(losses[-1].sum(axis=1))
+            on_chunk(losses[0].sum(axis=1))
+    with interrupt.deferred():
+        for first in range(begin, schedule.steps, CHUNK):
+            steps = min(CHUNK, schedule.steps - first)
+            choose = easy if first < schedule.easy_steps else mixed
+            rows = choose(steps).reshape(steps, count, -1).swapaxes(0, 1)
+            sample = rng.choice(seen, (steps, schedule.sampled)).astype(np.int32)
+            keys = jax.random.split(jax.random.fold_in(key, first), (count, steps))
+            carry, values = program(carry, tokens[rows], known[rows], sample, keys)
+            losses.append(np.asarray(values[0]))
+            if on_chunk is not None:
+                on_chunk(losses[-1].sum(axis=1))
+            saver.chunk_done(first + steps, carry, lambda: {
+                "rng": rng.bit_generator.state, "losses": np.concatenate(losses).tolist()
+            })  # fmt: skip
     params = jax.tree.map(lambda x: np.asarray(x[0]), carry[0])
     return params | {"losses": np.concatenate(losses)}
 

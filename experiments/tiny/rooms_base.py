@@ -86,8 +86,8 @@ def load(
         return {"images": images, "labels": labels}
 
     def make() -> dict[str, Any]:
-        key = {"world": rooms.rooms_digest(), "pictures": pictures}
-        drawn = cached(cache, "furniture", key, draw, report=say)
+        pictured = {"world": rooms.rooms_digest(), "pictures": pictures}
+        drawn = cached(cache, "furniture", pictured, draw, report=say)
         images, labels = drawn["images"], drawn["labels"]
         start = initial_variables(config, jax.random.key(seed))
         classes = len(rooms.PRETRAINING_CLASSES)
@@ -96,12 +96,18 @@ def load(
             "bias": np.zeros(classes, np.float32),
         }
         follow = bars and bars.follow("pre-training", recipe.steps, recipe.batch_size)
+        state = None if cache is None else cache / "unfinished" / digest("rooms-base", key)
         made = finetune_with_state(
             classifying(config), start["params"], head, start["batch_stats"], images[:-HELD_OUT],
             labels[:-HELD_OUT], recipe,
             seed=seed,
             on_chunk=follow,
+            state_folder=state,
         )  # fmt: skip
+        if state is not None:
+            from symerge_jax.checkpoints.training_state import discard  # orbax takes half a second
+
+            discard(state)
         variables = {"params": made.params, "batch_stats": made.state}
         features = predict(encode_images(config), variables, images[-HELD_OUT:])
         said = np.asarray(classify(made.head, features)).argmax(axis=1)

@@ -241,9 +241,10 @@ def _read(
         text = None
     rules = table(
         prefix,
-        depth=vision.depth if vision else found.depth,
+        # One block too many is enough to name the tensor that is missing.
+        depth=min(vision.depth, found.depth + 1) if vision else found.depth,
         projection=vision.projection is not None if vision else found.projection,
-        text_depth=(text.depth if text else found.text_depth) or None,
+        text_depth=(min(text.depth, found.text_depth + 1) if text else found.text_depth) or None,
     )
     flat = {}
     for rule in rules:
@@ -292,7 +293,7 @@ def _check_shapes(
         wanted = expected.pop(rule.path)
         if flat[rule.path].shape != wanted:
             # Back in the source's order of axes, without allocating the array.
-            shape = rule.kind.write(np.broadcast_to(np.float32(0), wanted)).shape
+            shape = rule.kind.write(np.broadcast_to(np.False_, wanted)).shape
             came = rule.kind.write(flat[rule.path]).shape
             raise BadInput(f"{source}: tensor {rule.source} has shape {came}, expected {shape}")
     assert not expected, f"no rule sets {min(expected)}"

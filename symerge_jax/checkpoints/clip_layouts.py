@@ -162,19 +162,47 @@ def naming(source: object) -> Iterator[None]:
         raise BadInput(f"{source}: {error}") from error
 
 
+# Above any size of a network; the products of a few such sizes are still numbers of bytes.
+_LARGEST = 2**20
+
+
 def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     """Returns a whole number above 0 from a config file."""
     value = config[key] if default is None else config.get(key, default)
-    if type(value) is not int or value < 1:
-        raise BadInput(f"config: {key} is {value!r}, expected a whole number above 0")
+    if type(value) is not int or not 1 <= value <= _LARGEST:
+        raise BadInput(
+            f"config: {key} is {brief(value)}, expected a whole number above 0"
+            + (f" and up to {_LARGEST}" if type(value) is int and value > 0 else "")
+        )
     return value
 
 
-def _part(config: Mapping[str, Any], key: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns an object inside a config file."""
+def _number(config: Mapping[str, Any], key: str, default: float, most: float) -> float:
+    """Returns a number from 0 to `most` from a config file."""
     value = config.get(key, default)
+    if type(value) not in (int, float) or not 0 <= value <= most:  # NaN is neither
+        raise BadInput(f"config: {key} is {brief(value)}, expected a number from 0 to {most:g}")
+    return float(value)
+
+
+def _hidden(config: Mapping[str, Any]) -> int:
+    """Returns the MLP's width of an open_clip tower."""
+    return int(_size(config, "width") * _number(config, "mlp_ratio", 4.0, 1024.0))
+
+
+def brief(value: object) -> str:
+    """Returns a value of a config file for an error: short, and on one line."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < 2**64 else "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _part(
+    config: Mapping[str, Any], key: str, default: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """Returns an object inside a config file."""
+    value = config[key] if default is None else config.get(key, default)
     if not isinstance(value, Mapping):
-        raise BadInput(f"config: {key} is {value!r}, expected an object")
+        raise BadInput(f"config: {key} is {brief(value)}, expected an object")
     return value
 
 
@@ -192,8 +220,11 @@ def hugging_face_sizes(config: Mapping[str, Any], *, projection: bool) -> ClipCo
         BadInput: a size is no whole number above 0, or they do not fit together.
     """
     image, text = _part(config, "vision_config", config), _part(config, "text_config", {})
-    shared = config.get("projection_dim")
+    # The outer one counts, unless it is absent or null.
+    shared = {} if config.get("projection_dim") is None else config
     eos = text.get("eos_token_id", 49407)
+    if type(eos) is not int or not 0 <= eos < 2**31:
+        raise BadInput(f"config: eos_token_id is {brief(eos)}, expected a token's id")
     return ClipConfig(
         VisionConfig(
             image_size=_size(image, "image_size", 224),
@@ -202,10 +233,10 @@ def hugging_face_sizes(config: Mapping[str, Any], *, projection: bool) -> ClipCo
             depth=_size(image, "num_hidden_layers", 12),
             heads=_size(image, "num_attention_heads", 12),
             mlp_width=_size(image, "intermediate_size", 3072),
-            projection=(shared or image.get("projection_dim", 512)) if projection else None,
-            activation=image.get("hidden_act", "quick_gelu"),
+            projection=_size(shared or image, "projection_dim", 512) if projection else None,
+            activation=str(image.get("hidden_act", "quick_gelu")),
             fused_qkv=False,
-            layer_norm_eps=image.get("layer_norm_eps", 1e-5),
+            layer_norm_eps=_number(image, "layer_norm_eps", 1e-5, 1.0),
         ),
         TextConfig(
             vocabulary=_size(text, "vocab_size", 49408),
@@ -214,10 +245,10 @@ def hugging_face_sizes(config: Mapping[str, Any], *, projection: bool) -> ClipCo
             depth=_size(text, "num_hidden_layers", 12),
             heads=_size(text, "num_attention_heads", 8),
             mlp_width=_size(text, "intermediate_size", 2048),
-            projection=shared or text.get("projection_dim", 512),
-            activation=text.get("hidden_act", "quick_gelu"),
+            projection=_size(shared or text, "projection_dim", 512),
+            activation=str(text.get("hidden_act", "quick_gelu")),
             fused_qkv=False,
-            layer_norm_eps=text.get("layer_norm_eps", 1e-5),
+            layer_norm_eps=_number(text, "layer_norm_eps", 1e-5, 1.0),
             pooling="argmax" if eos == 2 else "eos",
             eos_token=eos,
         ),
@@ -235,8 +266,8 @@ def open_clip_sizes(config: Mapping[str, Any]) -> VisionConfig | ClipConfig:
     """
     config = _part(config, "model_cfg", config)
     try:
-        image, d = _part(config, "vision_cfg", config["vision_cfg"]), _size(config, "embed_dim")
-        text = config.get("text_cfg")
+        image, d = _part(config, "vision_cfg"), _size(config, "embed_dim")
+        text = None if config.get("text_cfg") is None else _part(config, "text_cfg")
         activation = "quick_gelu" if config.get("quick_gelu", False) else "gelu"
         if not isinstance(image["layers"], int) or "timm_model_name" in image:
             raise BadInput(
@@ -248,14 +279,13 @@ def open_clip_sizes(config: Mapping[str, Any]) -> VisionConfig | ClipConfig:
             patch_size=_size(image, "patch_size"),
             width=_size(image, "width"),
             depth=_size(image, "layers"),
-            heads=image["width"] // _size(image, "head_width", 64),
-            mlp_width=int(image["width"] * image.get("mlp_ratio", 4.0)),
+            heads=max(1, _size(image, "width") // _size(image, "head_width", 64)),
+            mlp_width=_hidden(image),
             projection=d,
             activation=activation,
         )
         if text is None:
             return vision
-        text = _part(config, "text_cfg", text)
         return ClipConfig(
             vision,
             TextConfig(
@@ -264,7 +294,7 @@ def open_clip_sizes(config: Mapping[str, Any]) -> VisionConfig | ClipConfig:
                 width=_size(text, "width"),
                 depth=_size(text, "layers"),
                 heads=_size(text, "heads"),
-                mlp_width=int(text["width"] * text.get("mlp_ratio", 4.0)),
+                mlp_width=_hidden(text),
                 projection=d,
                 activation=activation,
             ),

@@ -309,15 +309,18 @@ def _check_facts(source: Checkpoint, vision: VisionConfig) -> None:
     for what, stated, built in found:
         if stated is not None and not _agree(stated, built):
             raise BadInput(
-                f"{source.path}: was made with {what} {stated}, but the model that its tensors and "
-                f"config describe has {built}; its features would be wrong"
+                f"{source.path}: was made with {what} {str(stated)[:99]}, but the model that its "
+                f"tensors and config describe has {built}; its features would be wrong"
             )
 
 
 def _agree(stated: Any, built: Any) -> bool:
     if isinstance(built, str):
         return stated == built
-    stated, built = np.asarray(stated, float), np.asarray(built, float)
+    try:
+        stated, built = np.asarray(stated, float), np.asarray(built, float)
+    except (TypeError, ValueError, OverflowError):  # no numbers
+        return False
     return stated.shape == built.shape and bool(np.allclose(stated, built, rtol=1e-4, atol=0))
 
 

@@ -175,10 +175,10 @@ class _Converter:
         map_ = CHECKS[kind](found.raw, found.where)
         for what, array in (("a map", map_), ("`valid`", found.valid)):
             if array is not None and array.shape[:2] != image_size:
+                shape = " x ".join(map(str, array.shape)) or "a single number"
                 raise BadInput(
                     f"{found.where}: expected {what} of {image_size[0]} x {image_size[1]} pixels "
-                    f"like its image, found {array.shape[0]} x {array.shape[1]}; save both at one "
-                    "size."
+                    f"like its image, found {shape}; save both at one size."
                 )
         if found.valid is not None:
             map_ = map_.copy()

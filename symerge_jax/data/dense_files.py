@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from symerge_jax.data.decode import SUFFIXES, read_pixels
+from symerge_jax.data.npz import read_member
 from symerge_jax.errors import BadInput
 
 # Each kind of map, and its names in a folder, an npz and a parquet file.
@@ -271,7 +272,7 @@ def _member(file: Path, pack: Any, name: str) -> np.ndarray | None:
     if name not in pack.files:
         return None
     try:
-        return pack[name]
+        return read_member(pack, name)
     except Exception as error:  # as above; zlib.error for flipped bytes
         raise BadInput(
             f"{file}: `{name}` is damaged ({_reason(error)}); copy the file again."

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from symerge_jax.data.decode import check_size, decode_images
+from symerge_jax.data.npz import read_member
 from symerge_jax.data.preprocess import resize_and_crop
 from symerge_jax.errors import BadInput
 
@@ -97,7 +98,7 @@ def _open(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
 
 def _array(path: Path, pack: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     try:
-        return pack[name]
+        return read_member(pack, name)
     except Exception as error:  # as above; zlib.error for flipped bytes, MemoryError for shapes
         if "Object arrays" in str(error):
             raise BadInput(

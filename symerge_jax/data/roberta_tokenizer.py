@@ -248,7 +248,8 @@ def _byte_pairs(
     try:
         model = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # the library raises nothing more special
-        raise BadInput(f"{where}: its merges do not fit its tokens ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{where}: its merges do not fit its tokens ({reason})") from error
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     marks = [mark for mark in (*FIRST_MARKS, MASK) if mark in vocabulary]
     model.add_special_tokens([AddedToken(mark, normalized=False) for mark in marks])
@@ -263,9 +264,9 @@ def _check_ids(vocabulary: dict[str, int], where: str) -> None:
                 f"{where}: expected {mark} to be token {i}, as in RoBERTa, found {found}; use a "
                 "RoBERTa vocabulary"
             )
-    ids = np.array(list(vocabulary.values()))
-    if ids.min() < 0 or len(np.unique(ids)) < len(ids):
-        raise BadInput(f"{where}: expected a different id, 0 or more, for each token")
+    ids = vocabulary.values()
+    if min(ids) < 0 or max(ids) >= 2**31 or len(set(ids)) < len(ids):
+        raise BadInput(f"{where}: expected a different id, from 0 to 2147483647, for each token")
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -304,13 +305,14 @@ def _read_whole(folder: Path) -> _Parts:
     if content.get("normalizer") is not None:
         raise BadInput(f"{path}: expected no normalizer, as RoBERTa has none")
     vocabulary = _ids(model["vocab"], path)
-    for added in content.get("added_tokens") or ():
-        if added["content"] not in (*FIRST_MARKS, MASK):
+    for token, number in _added(content.get("added_tokens") or [], path):
+        if token not in (*FIRST_MARKS, MASK):
             raise BadInput(
-                f"{path}: has the added token {added['content']!r}; only RoBERTa's five marks are "
-                "known here"
+                f"{path}: has the added token {token!r}; only RoBERTa's five marks are known here"
             )
-        vocabulary.setdefault(added["content"], added["id"])
+        vocabulary.setdefault(token, number)
+    if not isinstance(model["merges"], list):
+        raise BadInput(f"{path}: expected a list of merges")
     merges = [_merge(merge, path) for merge in model["merges"]]
     return vocabulary, merges, splits.get("add_prefix_space") is True
 
@@ -336,6 +338,15 @@ def _read_fairseq(folder: Path) -> _Parts:
             vocabulary[name] = len(vocabulary)
     vocabulary[MASK] = len(vocabulary)
     return vocabulary, _merges(folder / "vocab.bpe"), False
+
+
+def _added(entries: Any, path: Path) -> Iterator[tuple[str, int]]:
+    for entry in entries if isinstance(entries, list) else [entries]:
+        match entry:
+            case {"content": str(token), "id": int(number)}:
+                yield token, number
+            case _:
+                raise BadInput(f"{path}: expected added_tokens with an id and a content each")
 
 
 def _ids(content: Any, path: Path) -> dict[str, int]:

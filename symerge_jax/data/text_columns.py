@@ -108,7 +108,8 @@ def find_columns(rules: TextRules, present: Collection[str], path: Path) -> Text
         return TextColumns(texts, label)
     wanted = ", or ".join(" and ".join(names) for names in rules.texts)
     half = next((name for names in rules.texts for name in names if name in present), None)
-    found = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in present)
+    names = [" ".join(name.split()) for name in present]
+    found = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names)
     if half is not None:
         pair = next(names for names in rules.texts if half in names)
         missing = next(name for name in pair if name not in present)
