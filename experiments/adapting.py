@@ -41,6 +41,7 @@ from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.adapt.symerge import Adapted, merged_encoder, symerge
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
+from symerge_jax.errors import Diverged
 from symerge_jax.kept_run import kept_run
 from symerge_jax.leaf_facts import tower_leaves
 from symerge_jax.merge.leaves import Leaf
@@ -129,9 +130,13 @@ def learned(
         steps = None if run.every is None else run.every * schedule.steps // constants.iterations
         # A curve is looked at on the way, and its points are not part of the state.
         more = {"keep": keep} if steps is None else {"chunk_steps": steps}
-        adapted = run_method(model, seed, inputs, targets, run, constants, schedule,
-                             on_chunk=partial(on_chunk, follow=follow), devices=around.together,
-                             stored_as=around.dtype, **more)  # fmt: skip
+        try:
+            adapted = run_method(model, seed, inputs, targets, run, constants, schedule,
+                                 on_chunk=partial(on_chunk, follow=follow),
+                                 devices=around.together, stored_as=around.dtype,
+                                 **more)  # fmt: skip
+        except Diverged as error:
+            raise error.named([f"{name_of(run, seed)}, {task.name}" for task in tasks]) from error
         lam = adapted.coefficients
         found = {
             "params": adapted.params,

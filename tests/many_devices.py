@@ -100,10 +100,14 @@ def compiled_text():
     """Collects the text of the program that `fit` runs."""
     programs, original = [], fit.run_chunk
 
+    compiled = []
+
     def run_chunk(*args, **kwargs):
-        if not programs:
-            programs.append(original.lower(*args, **kwargs).compile().as_text())
-        return original(*args, **kwargs)
+        if not compiled:  # once, and for all chunks, which have one shape
+            compiled.append(original.lower(*args, **kwargs).compile())
+            programs.append(compiled[0].as_text())
+        del kwargs["rules"]
+        return compiled[0](*args, **kwargs)
 
     fit.run_chunk = run_chunk
     yield programs

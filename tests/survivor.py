@@ -1,9 +1,9 @@
 """A whole experiment on a world of a few images, in processes of their own that may be killed.
 
-`python survivor.py PROGRAMS` imports everything, starts nothing of JAX, and forks a process for each
-folder that it reads from standard input: its number, and when it has ended its exit code, go to
-standard output. `life` is what such a process does: experts, predictions, training-free and adaptive
-rows, record. Compiled programs are kept in PROGRAMS.
+`python survivor.py PROGRAMS` imports everything, starts nothing of JAX, and forks a process for
+each folder that it reads from standard input: its number, and when it has ended its exit code, go
+to standard output. `life` is what such a process does: experts, predictions, training-free and
+adaptive rows, record. Compiled programs are kept in PROGRAMS.
 """
 
 import io

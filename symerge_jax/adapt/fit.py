@@ -24,7 +24,7 @@ from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.keeping import Done, Keep, Keeper
 from symerge_jax.adapt.schedule import Schedule
 from symerge_jax.adapt.steps import Batch, Carry, Chunk, Loss, Rules, nothing, parts, run_chunk
-from symerge_jax.errors import BadInput
+from symerge_jax.errors import BadInput, Diverged
 from symerge_jax.notation import Array
 
 __all__ = [
@@ -154,8 +154,8 @@ def fit(
             average over the batch by `objectives.masked_mean`.
 
     Raises:
-        BadInput: a schedule that does not fit the data; a loss or gradient that is not finite (the
-            state before that step is kept); a kept state of another run.
+        BadInput: a schedule that does not fit the data; a kept state of another run.
+        Diverged: a loss or gradient that is not finite; the state before that step is kept.
         KeyboardInterrupt: a signal asked for it; the chunk was finished and the state is kept.
     """
     schedules.check(schedule, data.sizes)
@@ -286,6 +286,8 @@ class Feed:
             each = [across.place(x, self._split) for x in (chunk.task_ids, chunk.apply_update)]
             batches = across.place_batches((chunk.rows, chunk.mask, chunk.own_inputs), self._split)
             chunk = Chunk(each[0], batches[0], batches[1], each[1], batches[2])
+        elif own is not None:
+            chunk = jax.device_put(chunk)  # on its way while the device works on the one before
         return chunk, count
 
     def took(self, seconds: float, steps: int) -> None:
@@ -378,7 +380,9 @@ def _pad(x: np.ndarray, size: int) -> np.ndarray:
 def _refuse(value: float, schedule: Schedule, at: int, says: str) -> None:
     what = "loss" if not np.isfinite(value) else f"gradient (its loss is {value:g})"
     found = f" is {value}" if not np.isfinite(value) else " holds NaN or infinity"
-    raise BadInput(
-        f"the {what} of task {schedule.task_ids[at]}{found} at step {at}; expected finite numbers: "
-        f"lower the learning rate, or look for NaN in the inputs or weights{says}"
+    task = int(schedule.task_ids[at])
+    raise Diverged(
+        f"the {what} of task {task}{found} at step {at}; expected finite numbers: "
+        f"lower the learning rate, or look for NaN in the inputs or weights{says}",
+        task,
     )

@@ -11,7 +11,7 @@ import tyro
 
 from symerge_jax.checkpoints.export import check_output
 from symerge_jax.data.tasks_file import read_tasks_file
-from symerge_jax.errors import BadInput
+from symerge_jax.errors import BadInput, Diverged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +114,16 @@ def main(settings: Settings) -> None:
                 adapt_settings.steps_of(chosen, len(file.tasks)),
                 adapt_settings.batch_size_of(chosen),
             )
-            adapted = adapt_files.run(
-                prepared, chosen,
-                on_chunk=lambda carry, losses: follow(losses),
-                keep=keep,
-                devices=devices,
-                split_task_vectors=settings.split_task_vectors,
-            )  # fmt: skip
+            try:
+                adapted = adapt_files.run(
+                    prepared, chosen,
+                    on_chunk=lambda carry, losses: follow(losses),
+                    keep=keep,
+                    devices=devices,
+                    split_task_vectors=settings.split_task_vectors,
+                )  # fmt: skip
+            except Diverged as error:
+                raise error.named([task.name for task in file.tasks]) from error
     scores = adapt_files.score(prepared, adapted)
     adapt_files.write(
         prepared, chosen, adapted, scores, settings.output,
