@@ -8,6 +8,7 @@ and corrections of features, take twice as many.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from experiments.tasks.task import Task
 from symerge_jax import __version__
 from symerge_jax.adapt import schedule as schedules
 from symerge_jax.adapt.adamerging import adamerging
+from symerge_jax.adapt.coefficients import stored
 from symerge_jax.adapt.fit import Carry, Keep
 from symerge_jax.adapt.merged import OUTPUT_OBJECTIVES, Trainables, with_layers
 from symerge_jax.adapt.objectives import ExpertLabels
@@ -85,14 +87,19 @@ def made(
         make: makes it, and keeps its state.
     """
 
-    def run() -> dict[str, Any]:
-        if jax.process_count() > 1:  # which would have to save and stop at the same step
-            return make(None)
-        folder = around.cache / "unfinished" / digest(kind, key)
-        with kept_run(folder, {"key": digest(key)}, resume=around.resume) as keep:
-            return make(keep)
+    devices = 1 if around.together is None else len(around.together)
+    with ExitStack() as until_stored:
 
-    return cached(around.cache, kind, key, run, report=say, renew=not around.resume)
+        def run() -> dict[str, Any]:
+            if jax.process_count() > 1:  # which would have to save and stop at the same step
+                return make(None)
+            name = digest(kind, key, devices)
+            state = kept_run(
+                around.cache / "unfinished" / name, {"key": name}, resume=around.resume
+            )
+            return make(until_stored.enter_context(state))
+
+        return cached(around.cache, kind, key, run, report=say, renew=not around.resume)
 
 
 def learned(
@@ -115,6 +122,8 @@ def learned(
 
     def look(trained: Trainables) -> list[Scored]:
         task_vectors = without(experts.task_vectors, trained.coefficients)
+        if around.dtype != "float32":
+            task_vectors = stored(task_vectors, around.dtype)
         shared = merged_encoder(model.pretrained, task_vectors, trained.coefficients)
         encoders = (with_layers(shared, trained.layers, k) for k in range(len(tasks)))
         return score(model, encoders, trained.heads, experts.classes, tasks)

@@ -16,6 +16,7 @@ from symerge_jax.cache import cached, digest
 from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import SAVE_EVERY, Recipe, finetune
+from symerge_jax.kept_run import discard, unfinished
 from symerge_jax.models.clip_config import VisionConfig
 from symerge_jax.models.heads import Head, normalised_head, stack_heads
 from symerge_jax.notation import Array, Params, TaskVectors
@@ -224,14 +225,7 @@ def _expert(
     def make() -> dict[str, Any]:
         name = f"expert {task.name}, seed {seed}"
         follow = bars.follow(name, recipe.steps, recipe.batch_size)
-        if cache is None or recipe.steps <= SAVE_EVERY:  # sooner trained again than kept
-            return train(model, task, head, recipe, seed, follow, None)
-        from symerge_jax.checkpoints.training_state import discard  # orbax takes half a second
-
-        folder = cache / "unfinished" / digest("expert", key)
-        made = train(model, task, head, recipe, seed, follow, folder)
-        discard(folder)
-        return made
+        return train(model, task, head, recipe, seed, follow, folder)
 
     key = {
         "model": model.name,
@@ -241,7 +235,13 @@ def _expert(
         "recipe": recipe._asdict(),
         "seed": seed,
     }
-    return cached(cache, "experts", key, make, report=say)
+    folder = None
+    if cache is not None and recipe.steps > SAVE_EVERY:  # else it is sooner trained again
+        folder = unfinished(cache, "expert", key)
+    made = cached(cache, "experts", key, make, report=say)
+    if folder is not None and folder.is_dir():
+        discard(folder)
+    return made
 
 
 def _together(

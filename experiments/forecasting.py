@@ -73,10 +73,12 @@ def forecast(
         experts = images / batch * one.both / rates.flops / speed
         phases = {"experts": experts} | phases
     together = len(devices) if settings.parallel == "data" else 1
+    held = memory(one, tasks=tasks, samples=samples, devices=together, stored_as=settings.dtype)
+    if settings.dtype != "float32":  # the experts' own, for methods without adaptation
+        held["task vectors in float32"] = tasks * one.parameters * 4
+        held["total"] += held["task vectors in float32"]
     return {
-        "memory_bytes": memory(
-            one, tasks=tasks, samples=samples, devices=together, stored_as=settings.dtype
-        ),
+        "memory_bytes": held,
         "seconds": phases,
         "device": {"flops_per_s": rates.flops, "bytes_per_s": rates.bandwidth},
     }
@@ -135,5 +137,5 @@ def _in_folder(task: Path) -> int | None:
             with np.load(pack) as arrays:
                 return len(arrays["labels"]) if "labels" in arrays else None
         return sum(path.is_file() for path in folder.rglob("*")) or None
-    except (OSError, ValueError):  # what is wrong with it says who reads it
+    except Exception:  # a damaged pack can raise nearly anything; who reads it says what is wrong
         return None

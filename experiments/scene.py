@@ -147,27 +147,33 @@ def staged(
 
 def fixed(scene: Scene, methods: Sequence[str]) -> list[Outcome]:
     """Runs training-free methods, each under each seed."""
+    maps = scene.model.dense is not None  # whose scores come with maps to look at: not kept
+    basis = {} if maps else {seed.number: _basis(scene, seed) for seed in scene.seeds.values()}
     jobs = [
-        partial(_row, scene, seed, method) for seed in scene.seeds.values() for method in methods
+        partial(training_free, scene.model, seed, scene.tasks, method, scene.around.tune)
+        if maps
+        else partial(_row, scene, seed, method, basis[seed.number])
+        for seed in scene.seeds.values()
+        for method in methods
     ]
     with records.phase(scene.record, "training-free"):
         return run_jobs(jobs, scene.devices)
 
 
-def _row(scene: Scene, seed: Seed, method: str) -> Outcome:
+def _basis(scene: Scene, seed: Seed) -> str:
+    """Returns a digest of all that training-free rows of a seed are made from."""
+    experts = seed.experts
+    splits = ((task.train, task.validation, task.test, task.metric) for task in scene.tasks)
+    return digest(
+        __version__, scene.model.program, experts.task_vectors, experts.stacked,
+        experts.first_heads, *splits,
+    )  # fmt: skip
+
+
+def _row(scene: Scene, seed: Seed, method: str, basis: str) -> Outcome:
     """A training-free row; with --resume, as an earlier equal run has scored it."""
     run = partial(training_free, scene.model, seed, scene.tasks, method, scene.around.tune)
-    if scene.model.dense is not None:  # whose scores come with maps to look at
-        return run()
-    key = {
-        "method": method, "version": __version__, "seed": seed.number, "model": scene.model.program,
-        "tune": scene.around.tune,
-        # What experts say of the test inputs stands for both; truths choose scales, and score.
-        "said": digest(*(tuple(x) for x in seed.labels)),
-        "truths": digest(*(x for task in scene.tasks for x in (task.validation.labels,
-                                                               task.test.labels))),
-        "first heads": digest(seed.experts.first_heads),
-    }  # fmt: skip
+    key = {"method": method, "seed": seed.number, "tune": scene.around.tune, "basis": basis}
 
     def make() -> dict[str, Any]:
         made = run()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from symerge_jax import trees
+from symerge_jax import __version__, trees
 from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.coefficients import as_matrix
 from symerge_jax.adapt.distances import ExpertOutputs
@@ -182,6 +182,7 @@ def identity_of(prepared: Prepared, settings: Settings) -> dict[str, Any]:
     What experts say of their inputs stands for the experts.
     """
     return {
+        "version": __version__,
         "settings": settings._asdict(),
         "pretrained model": digest(jax.tree.map(np.asarray, prepared.tower)),
         "inputs": digest(*(jax.tree.map(np.asarray, task.inputs.rows) for task in prepared.tasks)),

@@ -1,7 +1,9 @@
 """Files written whole or not at all, with errors a person can act on."""
 
+import contextlib
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +73,15 @@ def writable_folder(path: str | Path) -> Path:
     finally:
         _remove(probe)
     return folder
+
+
+def removed(folder: Path) -> None:
+    """Removes a folder and all in it, if it is there; it is never seen in part."""
+    gone = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed here
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:

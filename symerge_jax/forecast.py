@@ -10,7 +10,7 @@ Compilation is not in it.
 from __future__ import annotations
 
 import math
-import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -159,9 +159,13 @@ def peak_memory(devices: Sequence[Any]) -> dict[str, Any]:
     known = [peak for peak in peaks if peak is not None]
     if known:
         return {"peak_bytes": max(known), "of": "the fullest device"}
-    # Linux counts in KiB.
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {"peak_bytes": None, "of": "nobody counts it on this system"}
+    unit = 1 if sys.platform == "darwin" else 1024
     return {
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "of": "the process",
     }
 

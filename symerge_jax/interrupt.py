@@ -130,7 +130,7 @@ def saved() -> None:
 
 def last_words() -> str:
     """Returns what to tell a person whose command was interrupted."""
-    kept = "; what was done is kept, --resume goes on from there"
+    kept = "; what was done is kept, and the same command goes on from there with --resume"
     return f"symerge: interrupted{kept if _now.saved else ''}"
 
 

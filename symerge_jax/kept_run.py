@@ -7,15 +7,18 @@ longer than some of them. The folder's lock is held all the while.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from symerge_jax import interrupt
 from symerge_jax.adapt.keeping import SECONDS, Keep
+from symerge_jax.cache import digest
+from symerge_jax.files import removed
 from symerge_jax.lock import only_one
 
 _busy: dict[Path, threading.Lock] = {}
@@ -72,14 +75,14 @@ class Saver:
             meta: gives what JSON can hold.
 
         Raises:
-            KeyboardInterrupt: it was asked to stop; the state is saved.
+            KeyboardInterrupt: it was asked to stop; the state is saved, if it is kept at all.
         """
-        if self._keep is not None:
-            if interrupt.asked() or time.monotonic() - self._time >= self._seconds:
-                self._keep.state.save(step, tree, meta())  # pyright: ignore[reportCallIssue]
-                self._time = time.monotonic()
-            if interrupt.asked():
-                raise KeyboardInterrupt
+        due = interrupt.asked() or time.monotonic() - self._time >= self._seconds
+        if self._keep is not None and due:
+            self._keep.state.save(step, tree, meta())  # pyright: ignore[reportCallIssue]
+            self._time = time.monotonic()
+        if interrupt.asked():
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -103,9 +106,32 @@ def kept_run(folder: Path, identity: Mapping[str, object], *, resume: bool) -> I
     with turn, only_one(folder):
         state = folder / "state"
         if not resume:
-            shutil.rmtree(state, ignore_errors=True)
+            removed(state)
         with contextlib.ExitStack() as stack:
             yield Keep(_Lazy(state, identity, stack))
-        shutil.rmtree(state, ignore_errors=True)
+        removed(state)
     with contextlib.suppress(OSError):  # what was interrupted stays
         folder.rmdir()
+
+
+def unfinished(cache: Path | None, kind: str, key: Mapping[str, object]) -> Path | None:
+    """Returns where the state of what the cache shall hold is kept meanwhile.
+
+    Args:
+        cache: its root; None keeps nothing.
+        kind: of entry.
+        key: of the entry.
+
+    Returns:
+        None where nothing is kept, as with several processes, which would have to save at once.
+    """
+    if cache is None or jax.process_count() > 1:
+        return None
+    return cache / "unfinished" / digest(kind, key)
+
+
+def discard(folder: Path) -> None:
+    """Removes a state folder; see `checkpoints.training_state.discard`."""
+    from symerge_jax.checkpoints import training_state  # orbax takes half a second
+
+    training_state.discard(folder)

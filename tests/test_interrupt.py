@@ -16,7 +16,10 @@ from symerge_jax import interrupt
 from symerge_jax.parallel import run_jobs
 
 NOTE = "symerge: stopping after this chunk; once more to stop at once\n"
-KEPT = "symerge: interrupted; what was done is kept, --resume goes on from there\n"
+KEPT = (
+    "symerge: interrupted; what was done is kept, and the same command goes on from there with "
+    "--resume\n"
+)
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -29,12 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import safetensors.numpy
-import tyro
 from jax import Array
 
 from experiments.tiny import broad, world
 from symerge_jax import interrupt
 from symerge_jax.cache import digest, flatten, unflatten
+from symerge_jax.cli.errors import run
 from symerge_jax.data.preprocess import normalise
 from symerge_jax.errors import BadInput
 from symerge_jax.files import write_atomically
@@ -369,29 +370,36 @@ def main(settings: Settings) -> None:
         config, params, losses = train(
             settings, images, labels, text, partial(print, flush=True), so_far, Saver(state)
         )
-    trained = time.monotonic()
-    scores = zero_shot(config, params, text.tokenizer, settings.seed)
-    print({k: round(v, 1) for k, v in scores.items()}, round(float(np.mean([*scores.values()])), 1))
-    card = {
-        "settings": {
-            k: str(v) if isinstance(v, Path) else v
-            for k, v in vars(settings).items()
-            if k != "resume"
-        },
-        "pictures": len(images),
-        "captions": len(text.names),
-        "worlds": worlds,
-        "seconds": {"pictures": drawn - start, "training": trained - drawn},
-        "zero_shot_train_accuracy": scores,
-        "loss": {
-            50 * (i + 10): round(float(np.mean(losses[i : i + 10])), 3)
-            for i in range(0, len(losses) - 9, 10)
-        },
-    }
-    save(config, params, text.tokenizer, card, settings.out)
+        trained = time.monotonic()
+        scores = zero_shot(config, params, text.tokenizer, settings.seed)
+        print(
+            {k: round(v, 1) for k, v in scores.items()},
+            round(float(np.mean([*scores.values()])), 1),
+        )
+        card = {
+            "settings": {
+                k: str(v) if isinstance(v, Path) else v
+                for k, v in vars(settings).items()
+                if k != "resume"
+            },
+            "pictures": len(images),
+            "captions": len(text.names),
+            "worlds": worlds,
+            "seconds": {"pictures": drawn - start, "training": trained - drawn},
+            "zero_shot_train_accuracy": scores,
+            "loss": {
+                50 * (i + 10): round(float(np.mean(losses[i : i + 10])), 3)
+                for i in range(0, len(losses) - 9, 10)
+            },
+        }
+        save(config, params, text.tokenizer, card, settings.out)
+
+
+def command(settings: Settings) -> None:
+    """Makes the base in a process that has as many devices as were asked for."""
+    jax.config.update("jax_num_cpu_devices", settings.devices)
+    main(settings)
 
 
 if __name__ == "__main__":
-    parsed = tyro.cli(Settings)
-    jax.config.update("jax_num_cpu_devices", parsed.devices)
-    main(parsed)
+    sys.exit(run(command, Settings, None, prog="python -m experiments.tiny.base"))

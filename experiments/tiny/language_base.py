@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.tiny import language_corpus as corpus
@@ -23,7 +25,7 @@ from experiments.tiny.language_pretraining import Schedule, pretrain
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.errors import run
 from symerge_jax.cli.progress import Bars, say
-from symerge_jax.kept_run import Saver, kept_run
+from symerge_jax.kept_run import Saver, kept_run, unfinished
 from symerge_jax.models.roberta import by_length, encode_tokens
 from symerge_jax.models.roberta_config import PRESETS, RobertaConfig
 from symerge_jax.notation import Array, Params
@@ -117,16 +119,18 @@ def made(
             pretrain, config, tokens, schedule,
             sense=sense, seed=seed, devices=devices, on_chunk=follow,
         )  # fmt: skip
-        if cache is None:
+        if folder is None:
             return run()
-        name = digest("language-base", whole)
-        with kept_run(cache / "unfinished" / name, {"key": name}, resume=True) as keep:
-            return run(saver=Saver(keep))
+        keep = until_stored.enter_context(kept_run(folder, {"key": folder.name}, resume=True))
+        return run(saver=Saver(keep))
 
     sizes = {"vocabulary": config.vocabulary, "positions": config.positions,
              "width": config.width, "depth": config.depth, "heads": config.heads}  # fmt: skip
     whole = key | {"schedule": schedule._asdict(), "sizes": sizes, "seed": seed}
-    params = cached(cache, "language-base", whole, make, report=say)
+    count = len(devices or jax.local_devices())  # whose copies are part of the state
+    folder = unfinished(cache, "language-base", {**whole, "devices": count})
+    with ExitStack() as until_stored:
+        params = cached(cache, "language-base", whole, make, report=say)
     return Base(config, params["encoder"], digest(params["encoder"]))
 
 

@@ -24,6 +24,7 @@ from symerge_jax.cli.progress import Bars, say
 from symerge_jax.evaluate import predict
 from symerge_jax.finetune import finetune_with_state
 from symerge_jax.finetune_steps import Forward
+from symerge_jax.kept_run import discard, unfinished
 from symerge_jax.models.resnet import (
     ResNetConfig,
     classify,
@@ -96,18 +97,13 @@ def load(
             "bias": np.zeros(classes, np.float32),
         }
         follow = bars and bars.follow("pre-training", recipe.steps, recipe.batch_size)
-        state = None if cache is None else cache / "unfinished" / digest("rooms-base", key)
         made = finetune_with_state(
             classifying(config), start["params"], head, start["batch_stats"], images[:-HELD_OUT],
             labels[:-HELD_OUT], recipe,
             seed=seed,
             on_chunk=follow,
-            state_folder=state,
+            state_folder=folder,
         )  # fmt: skip
-        if state is not None:
-            from symerge_jax.checkpoints.training_state import discard  # orbax takes half a second
-
-            discard(state)
         variables = {"params": made.params, "batch_stats": made.state}
         features = predict(encode_images(config), variables, images[-HELD_OUT:])
         said = np.asarray(classify(made.head, features)).argmax(axis=1)
@@ -118,7 +114,10 @@ def load(
         "world": rooms.rooms_digest(), "pictures": pictures, "recipe": recipe._asdict(),
         "config": str(config), "seed": seed,
     }  # fmt: skip
+    folder = unfinished(cache, "rooms-base", key)
     found = cached(cache, "rooms-base", key, make, report=say)
+    if folder is not None and folder.is_dir():
+        discard(folder)
     accuracy = float(found["accuracy"])
     return Base(config, found["variables"], accuracy, digest(found["variables"]))
 

@@ -90,11 +90,11 @@ def stored(task_vectors: TaskVectors, dtype: str) -> Any:
 
 def _rounded(tau: Any) -> Rounded:
     array = np if isinstance(tau, np.ndarray) else jnp
-    ones = (1,) * (tau.ndim - 1)
-    scale = abs(tau).reshape(len(tau), -1).max(axis=1).astype("float32") / np.float32(127)
+    tau = tau.astype("float32")
+    scale = abs(tau).reshape(len(tau), -1).max(axis=1) / np.float32(127)
     step = array.where(scale > 0, scale, array.ones_like(scale))
-    values = array.round(tau / step.reshape(-1, *ones).astype(tau.dtype))
-    return Rounded(values.astype("int8"), step)
+    values = array.round(tau / step.reshape(-1, *(1,) * (tau.ndim - 1)))
+    return Rounded(array.clip(values, -127, 127).astype("int8"), step)
 
 
 def interpolate(pretrained: Params, task_vectors: Any, coefficients: Coefficients) -> Params:

@@ -151,7 +151,8 @@ def fit(
         keep: where the state is kept, so that an interrupted run can go on. A run that finds its
             state there does, and `on_chunk` first gets the losses of what was done before.
         split: devices that share every mini-batch, and how constants lie on them. The loss must
-            average over the batch by `objectives.masked_mean`.
+            average over the batch by `objectives.masked_mean`; each `extra` has a leading batch
+            axis, padded to a multiple of the devices; `key` is the same on all of them.
 
     Raises:
         BadInput: a schedule that does not fit the data; a kept state of another run.
@@ -159,6 +160,7 @@ def fit(
         KeyboardInterrupt: a signal asked for it; the chunk was finished and the state is kept.
     """
     schedules.check(schedule, data.sizes)
+    assert start is None or keep is None, "a kept state holds its run from the first step"
     accumulates = not bool(np.all(schedule.apply_update))
     if per_task is not None and not any(jax.tree.leaves(per_task)):
         per_task = None  # no part has a state per task
@@ -178,7 +180,8 @@ def fit(
     rates = full_rates(rates, carry.trainables)
     feed = Feed(data, schedule, chunk_steps, resident, split)
     if split is None:
-        given = jax.tree.map(jnp.asarray, (feed.inputs, data.targets, rates))
+        # Once, and not with every chunk, what lies on the host.
+        constants, *given = jax.tree.map(jnp.asarray, (constants, feed.inputs, data.targets, rates))
     else:
         carry, *given = (across.place(x, split) for x in (carry, feed.inputs, data.targets, rates))
         constants = across.place(constants, split, split.axes)

@@ -284,7 +284,7 @@ def adapt(
         trained.coefficients,
         trained.heads,
         fitted.losses,
-        fitted.extra.kept,
+        fitted.extra.kept[:, : schedule.batch_size],  # devices may have padded it
         trained.layers,
     )
 

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from symerge_jax import interrupt, trees
 from symerge_jax.errors import BadInput
-from symerge_jax.files import explained, write_atomically
+from symerge_jax.files import explained, removed, write_atomically
 from symerge_jax.lock import only_one
 
 FORMAT = 1
@@ -183,7 +182,7 @@ def discard(folder: str | Path) -> None:
     """
     if Path(folder).is_dir():
         with only_one(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            removed(Path(folder).absolute())
 
 
 @contextlib.contextmanager

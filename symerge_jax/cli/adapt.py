@@ -75,6 +75,8 @@ def main(settings: Settings) -> None:
     in_file = file.adapt.keys() - given.keys()
     file = file._replace(adapt=file.adapt | given)
 
+    import jax
+
     from symerge_jax import adapt_files, adapt_settings, adapt_tasks
     from symerge_jax.cli.programs import keep_own_programs
     from symerge_jax.cli.progress import Bars, say
@@ -98,17 +100,21 @@ def main(settings: Settings) -> None:
     chosen = adapt_tasks.settings_for(file, prepared.network)  # whose defaults may be others
     if devices is not None and len(devices) > 1:
         adapt_files.check_shareable(prepared, chosen)
+    if jax.process_count() > 1:
+        raise BadInput("symerge adapt runs in one process; unset JAX_NUM_PROCESSES and the like")
     if chosen.method in adapt_settings.TUNED:
         from symerge_jax.tune_files import merge_and_tune
 
         adapted, tuned = merge_and_tune(prepared, chosen.method, seed=chosen.seed)
         say(f"{chosen.method}: scale {tuned.scale:g} of {tuned.scales[0]:g} to "
             f"{tuned.scales[-1]:g} agrees most with the experts")  # fmt: skip
-    else:
-        tuned = None
-        unfinished = settings.output.absolute().with_name(f"{settings.output.name}.unfinished")
-        identity = adapt_files.identity_of(prepared, chosen)
-        with Bars() as bars, kept_run(unfinished, identity, resume=settings.resume) as keep:
+        finish(settings, prepared, chosen, adapted, tuned)
+        return
+    unfinished = settings.output.absolute().with_name(f"{settings.output.name}.unfinished")
+    identity = adapt_files.identity_of(prepared, chosen) | {"devices": len(devices or [0])}
+    # The state stays until the model is written.
+    with kept_run(unfinished, identity, resume=settings.resume) as keep:
+        with Bars() as bars:
             follow = bars.follow(
                 chosen.method,
                 adapt_settings.steps_of(chosen, len(file.tasks)),
@@ -124,6 +130,13 @@ def main(settings: Settings) -> None:
                 )  # fmt: skip
             except Diverged as error:
                 raise error.named([task.name for task in file.tasks]) from error
+        finish(settings, prepared, chosen, adapted, None)
+
+
+def finish(settings: Settings, prepared: Any, chosen: Any, adapted: Any, tuned: Any) -> None:
+    """Scores, writes, and prints the folder's path last."""
+    from symerge_jax import adapt_files
+
     scores = adapt_files.score(prepared, adapted)
     adapt_files.write(
         prepared, chosen, adapted, scores, settings.output,
