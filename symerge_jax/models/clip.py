@@ -80,15 +80,13 @@ class VisionTower(nn.Module):
 
     The feature reads the class token only, so the last block works out nothing else; give
     `every_token=True` to have all activations of that block too (same feature). `before_blocks`
-    stops at the tokens that enter the first block. With `remat` the gradient keeps what enters each
-    block and works the rest out again: less memory, a third more time.
+    stops at the tokens that enter the first block.
     """
 
     config: VisionConfig
     dtype: Any = None
     every_token: bool = False
     before_blocks: bool = False
-    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -116,8 +114,7 @@ class VisionTower(nn.Module):
             return x
         for i in range(config.depth):
             last = i == config.depth - 1 and not self.every_token
-            block = nn.remat(Block) if self.remat else Block
-            x = block(config, last, name=f"blocks_{i}")(x)
+            x = Block(config, last, name=f"blocks_{i}")(x)
         x = LayerNorm(config.layer_norm_eps, name="ln_post")(x[:, 0])
         return _project(x, config)
 
@@ -202,18 +199,32 @@ def encode_image(
     Args:
         config: sizes of the tower.
         dtype: precision of the computation; None takes the parameters' own.
-        remat: whether the gradient works activations inside blocks out again.
+        remat: whether the gradient keeps what enters each block and works the rest out again: less
+            memory, a third more time.
 
     Returns:
         A function of a nested dict of parameters and normalised images
         [batch, height, width, 3], giving features [batch, d] that are not L2-normalised.
     """
-    tower = VisionTower(config, dtype, remat=remat)
+    before, end = VisionTower(config, dtype, before_blocks=True), _Ending(config)
+    # Blocks of one kind are one function, which is traced once: half of what compiling takes.
+    block, last = (_applied(Block(config, only), remat) for only in (False, True))
 
     def apply(params: Any, images: Array) -> Array:
-        return cast(Array, tower.apply({"params": params}, images))
+        rest = {name: leaf for name, leaf in params.items() if not name.startswith("blocks_")}
+        x = before.apply({"params": rest}, images)
+        for i in range(config.depth):
+            x = (last if i == config.depth - 1 else block)(params[f"blocks_{i}"], x)
+        return cast(Array, end.apply({"params": rest}, x))
 
     return apply
+
+
+def _applied(block: Block, remat: bool) -> Callable[[Any, Any], Array]:
+    def apply(params: Any, x: Array) -> Array:
+        return cast(Array, block.apply({"params": params}, x))
+
+    return jax.jit(jax.checkpoint(apply) if remat else apply)
 
 
 def encode_once(config: VisionConfig, params: Any, images: Array) -> Array:
