@@ -55,6 +55,7 @@ EXPERIMENTS = (
     "pilot",
     "disjoint",
     "corruption",
+    "sweep",
 )
 
 

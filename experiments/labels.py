@@ -71,6 +71,10 @@ def method_label(key: str) -> str:
     """`task_arithmetic` → `Task Arithmetic`; `surgery_on_ties` → `Surgery on TIES`."""
     if key in METHODS:
         return METHODS[key]
+    method, at, values = key.partition("@")
+    if at:  # a point of a sweep, `symerge@lr=0.01,init=0.3`
+        values = values.translate({ord("="): " ", ord(","): ", ", ord("_"): " "})
+        return f"{method_label(method)}, {values}"
     method, on, base = key.partition("_on_")
     if on:
         return f"{method_label(method)} on {method_label(base)}"

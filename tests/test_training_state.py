@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -239,3 +240,27 @@ def test_damage_of_the_identity_is_told(saved, content):
     (saved / "identity.json").write_text(content)
     with pytest.raises(BadInput, match="whose state this is cannot be told"):
         TrainingState(saved, IDENTITY)
+
+
+def test_folders_of_one_process_are_written_side_by_side(tmp_path):
+    failures = []
+
+    def work(i):
+        try:
+            with TrainingState(tmp_path / str(i), {}) as state:
+                for step in range(1, 8):
+                    state.save(step, {"a": np.full(1000, step + i, np.float32)})
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    for i in range(3):
+        with TrainingState(tmp_path / str(i), {}) as state:
+            found = state.restore({"a": np.zeros(1000, np.float32)})
+        assert found.step == 7
+        np.testing.assert_array_equal(found.tree["a"], np.full(1000, 7 + i))

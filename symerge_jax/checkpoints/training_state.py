@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,10 @@ from symerge_jax.lock import only_one
 
 FORMAT = 1
 _IDENTITY = "identity.json"
+
+
+_one_at_a_time = threading.RLock()
+_at_work: set[TrainingState] = set()  # the one that may be writing in the background
 
 
 class Restored(NamedTuple):
@@ -65,12 +70,13 @@ class TrainingState:
             self._folder = stack.enter_context(only_one(folder))
             _check_identity(self._folder, {"format": FORMAT, **identity})
             stack.enter_context(_orbax_silent())
-            try:
-                self._manager = ocp.CheckpointManager(self._folder, options=options)
-            except OSError as error:
-                raise BadInput(explained(self._folder, error)) from error
+            self._writing, self._failure = False, None
+            with self._alone():
+                try:
+                    self._manager = ocp.CheckpointManager(self._folder, options=options)
+                except OSError as error:
+                    raise BadInput(explained(self._folder, error)) from error
             self._held = stack.pop_all()
-        self._writing = False
         if self.latest() is not None:
             interrupt.saved()
 
@@ -89,17 +95,42 @@ class TrainingState:
         Raises:
             BadInput: it cannot be; unless the block ended with an error that says more.
         """
-        with self._held:
+        with self._held, self._alone():
+            failure = self._failure
             try:
                 self._manager.close()
-            except Exception as failure:  # of the last write, in the words of tensorstore
+            except Exception as last:  # of the last write, in the words of tensorstore
+                failure = failure or last
                 with contextlib.suppress(Exception):
                     self._manager.close()  # what the failure left undone
+            _at_work.clear()
+            if failure is not None:
                 if error is None or isinstance(error, KeyboardInterrupt):
                     raise self._unwritten(failure) from failure
                 return
             if self._writing:
                 interrupt.saved()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits until no other folder of this process is being written, and lets none begin.
+
+        Orbax counts what it does in the background per process: two that write at the same time
+        take each other's files.
+        """
+        with _one_at_a_time:
+            for other in _at_work - {self}:
+                other._finish()
+            _at_work.clear()
+            _at_work.add(self)
+            yield
+
+    def _finish(self) -> None:
+        """Waits for the last write; what fails is said by this folder's own next call."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as failure:
+            self._failure = failure
 
     def latest(self) -> int | None:
         """Returns the newest step that was saved whole, or None."""
@@ -122,10 +153,13 @@ class TrainingState:
         parts = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)
         )
-        try:
-            done = self._manager.save(step, args=parts)  # which waits for the one before
-        except Exception as error:
-            raise self._unwritten(error) from error
+        with self._alone():
+            if self._failure is not None:
+                raise self._unwritten(self._failure) from self._failure
+            try:
+                done = self._manager.save(step, args=parts)  # which waits for the one before
+            except Exception as error:
+                raise self._unwritten(error) from error
         assert done, f"step {step} is not newer than step {self.latest()}"
         if self._writing:
             interrupt.saved()
@@ -155,10 +189,11 @@ class TrainingState:
         return Restored(step, _unnamed(found, template), about["meta"])
 
     def _read(self, step: int, **parts: Any) -> Any:
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**parts))
-        except Exception as error:  # orbax and tensorstore raise nearly anything
-            raise self._unreadable(step, " ".join(str(error).split())[:200]) from error
+        with self._alone():
+            try:
+                return self._manager.restore(step, args=ocp.args.Composite(**parts))
+            except Exception as error:  # orbax and tensorstore raise nearly anything
+                raise self._unreadable(step, " ".join(str(error).split())[:200]) from error
 
     def _unreadable(self, step: int, reason: str) -> BadInput:
         return BadInput(
