@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from symerge_jax.adapt.experts import expert_predictions
     from symerge_jax.adapt.probsurgery import probsurgery
     from symerge_jax.adapt.surgery import surgery
+    from symerge_jax.adapt.sweep import Point, sweep
     from symerge_jax.adapt.symerge import symerge
     from symerge_jax.adapt.wemoe import wemoe
     from symerge_jax.errors import BadInput
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "BadInput",
+    "Point",
     "__version__",
     "adamerging",
     "add",
@@ -38,6 +40,7 @@ __all__ = [
     "stack_heads",
     "subtract",
     "surgery",
+    "sweep",
     "symerge",
     "wemoe",
     "zero_shot_head",
@@ -46,6 +49,7 @@ __all__ = [
 _HOMES = {
     "METHODS": "merge",
     "BadInput": "errors",
+    "Point": "adapt.sweep",
     "adamerging": "adapt.adamerging",
     "add": "task_vectors",
     "evaluate": "evaluate",
@@ -56,6 +60,7 @@ _HOMES = {
     "stack_heads": "models.heads",
     "subtract": "task_vectors",
     "surgery": "adapt.surgery",
+    "sweep": "adapt.sweep",
     "symerge": "adapt.symerge",
     "wemoe": "adapt.wemoe",
     "zero_shot_head": "models.heads",

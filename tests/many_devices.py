@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from symerge_jax.adapt import fit
 from symerge_jax.adapt.adamerging import adamerging
 from symerge_jax.adapt.objectives import ExpertLabels
 from symerge_jax.adapt.symerge import symerge
-from symerge_jax.parallel import join_processes
+from symerge_jax.parallel import join_processes, run_jobs
 
 
 def main(dtype, *names):
@@ -32,8 +33,26 @@ def main(dtype, *names):
     for name in names or VARIANTS:
         one, several = (run(dtype, devices, VARIANTS[name]) for devices in (None, jax.devices()))
         found[name] = far(one, several) | {"collectives": several["collectives"]}
+    if not names:
+        found["independent runs"] = independent(dtype)
     if number == 0:
         print(json.dumps({"devices": jax.device_count(), "found": found}))
+
+
+def independent(dtype):
+    """Whether runs that are spread over the devices have the bits of runs on one."""
+
+    def job(seed):
+        pretrained, tau, heads, inputs, experts = world(dtype)
+        return symerge(
+            encode, classify, pretrained, tau, heads, inputs, experts,
+            iterations=6, batch_size=16, seed=seed,
+        )  # fmt: skip
+
+    jobs = [partial(job, seed) for seed in range(3)]
+    spread, alone = (run_jobs(jobs, devices) for devices in (jax.devices(), jax.devices()[:1]))
+    pairs = zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 VARIANTS = {

@@ -57,6 +57,10 @@ def test_eight_devices_give_what_one_gives(eight, variant):
     assert max(found[part] for part in PARTS) < 1e-9, found
 
 
+def test_independent_runs_have_the_bits_of_one_device_on_any(eight):
+    assert eight["found"]["independent runs"] is True
+
+
 def numbers(shapes):
     """How many numbers XLA's shapes hold, such as `(f32[3,2]{1,0}, f32[])`."""
     each = re.findall(r"[a-z]+\d*\[([\d,]*)\]", " ".join(shapes))
