@@ -103,15 +103,17 @@ def kept_run(folder: Path, identity: Mapping[str, object], *, resume: bool) -> I
     folder = folder.absolute()
     with _busy_lock:
         turn = _busy.setdefault(folder, threading.Lock())
-    with turn, only_one(folder):
-        state = folder / "state"
-        if not resume:
+    try:
+        with turn, only_one(folder):
+            state = folder / "state"
+            if not resume:
+                removed(state)
+            with contextlib.ExitStack() as stack:
+                yield Keep(_Lazy(state, identity, stack))
             removed(state)
-        with contextlib.ExitStack() as stack:
-            yield Keep(_Lazy(state, identity, stack))
-        removed(state)
-    with contextlib.suppress(OSError):  # what was interrupted stays
-        folder.rmdir()
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty: what was interrupted stays
+            folder.rmdir()
 
 
 def unfinished(cache: Path | None, kind: str, key: Mapping[str, object]) -> Path | None:
