@@ -36,10 +36,12 @@ from experiments.dense_start import (
     DenseOptions,
     adjusted,
     chosen_tasks,
+    expected,
     make,
     said,
     setting_of,
 )
+from experiments.forecasting import forecast, lines
 from experiments.methods import (
     ENTROPY,
     KNOWN,
@@ -58,6 +60,7 @@ from symerge_jax.checkpoints.export import write_model
 from symerge_jax.cli.errors import run
 from symerge_jax.errors import BadInput
 from symerge_jax.models.dense_heads import unstack_decoders
+from symerge_jax.parallel import use_devices
 from symerge_jax.verify import write_reference
 
 # Table 2, depth errors in metres and as a ratio.
@@ -107,7 +110,11 @@ def main(settings: DenseOptions) -> int:
         )
     methods, names, constants = chosen_methods(settings), chosen_tasks(settings), adjusted(settings)
     if settings.dry_run:
-        return describe(settings, constants, names, methods)
+        code = describe(settings, constants, names, methods)
+        one, tests = expected(settings, names, constants)
+        found = forecast(one, constants, methods, settings, tests, use_devices(settings.devices))
+        print("\n".join(lines(found)))
+        return code
     setting = setting_of(settings)
     moving = [m for m in methods if is_learned(m) and moves_statistics(m, settings)]
     build = partial(make, settings, names, constants, moving)

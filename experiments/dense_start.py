@@ -19,25 +19,28 @@ from experiments import records, resnet_folders
 from experiments.adapting import Around
 from experiments.dense_experts import dense_model, make_dense_experts
 from experiments.experts import Experts, Model
+from experiments.forecasting import scene_cost
 from experiments.methods import Constants
 from experiments.options import Options
 from experiments.scene import Made, Start
 from experiments.tasks import rooms as tasks_of_rooms
 from experiments.tasks.rooms import TASKS
 from experiments.tasks.task import Task, check_known
-from experiments.tiny import rooms_base
+from experiments.tiny import rooms, rooms_base
 from symerge_jax.adapt.dense import Statistics
 from symerge_jax.cache import cached, digest
 from symerge_jax.cli.errors import nearest
 from symerge_jax.cli.progress import say
 from symerge_jax.dense import expert_maps, network
 from symerge_jax.errors import BadInput
-from symerge_jax.models.resnet_config import DECODERS
+from symerge_jax.forecast import Cost
+from symerge_jax.models.resnet_config import DECODERS, PRESETS
 from symerge_jax.parallel import Device
 from symerge_jax.recipes import Recipe
 
 MODELS = ("resnet50",)
 SMALL = (72, 96)  # pixels, what the small model has seen
+NYUV2_SIZE, NYUV2_TEST = (288, 384), 654  # MTAN's version
 
 # Chosen on validation scenes: experiments/LOG.md says what was tried.
 GENERATED = Constants(
@@ -130,6 +133,23 @@ def chosen_tasks(settings: DenseOptions) -> list[str]:
     for name in names:
         check_known(name, TASKS, "task")
     return names
+
+
+def expected(
+    settings: DenseOptions, names: Sequence[str], constants: Constants
+) -> tuple[Cost, dict[str, int]]:
+    """Returns what a mini-batch costs, and how many test scenes there are at most.
+
+    Scenes of files are counted when they are read: without --limit, as many as NYUv2 has, in the
+    size of MTAN's or --size.
+    """
+    name = settings.model or rooms_base.MODEL
+    usual = (rooms.HEIGHT, rooms.WIDTH) if settings.data is None else SMALL
+    size = settings.size or (NYUV2_SIZE if settings.model in MODELS else usual)
+    limit = min(settings.limit or 32, 32) if settings.quick else settings.limit
+    count = limit or (rooms.TEST if settings.data is None else NYUV2_TEST)
+    one = scene_cost(PRESETS[name], DECODERS[name], size, constants.batch_size, settings.dtype)
+    return one, dict.fromkeys(names, count)
 
 
 def make(

@@ -1,4 +1,4 @@
-"""What a vision experiment will need, before it begins; and beside it, what it needed."""
+"""What an experiment will need, before it begins; and beside it, what it needed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,44 @@ from experiments.options import Options
 from experiments.tasks.clip_sets import clip_set
 from experiments.tasks.images import TEST
 from symerge_jax.classifier import encoder
+from symerge_jax.dense import network
 from symerge_jax.forecast import Cost, cost_of, measured_rates, memory, step_seconds
 from symerge_jax.models.clip import param_shapes
 from symerge_jax.models.clip_config import VisionConfig
+from symerge_jax.models.dense_heads import decoder_shapes
 from symerge_jax.models.heads import normalised_head
+from symerge_jax.models.resnet import variable_shapes
+from symerge_jax.models.resnet_config import DecoderConfig, ResNetConfig
+from symerge_jax.models.roberta import classify, encode_tokens
+from symerge_jax.models.roberta import initial_head as initial_text_head
+from symerge_jax.models.roberta import param_shapes as roberta_shapes
+from symerge_jax.models.roberta_config import RobertaConfig
 
 CLASSES = 100  # of a task, where nobody has counted them yet
+SEGMENTATION = 13  # classes of NYUv2
+
+
+def text_cost(config: RobertaConfig, length: int, batch_size: int, dtype: str) -> Cost:
+    """Returns what a mini-batch of texts costs, all of them as long as can be."""
+    shape = jax.ShapeDtypeStruct
+    head = jax.eval_shape(lambda: initial_text_head(config, 2, jax.random.key(0)))
+    encode = encode_tokens(config, dtype=None if dtype == "float32" else jnp.dtype(dtype))
+    tokens = shape((batch_size, length), jnp.int32)
+    return cost_of(encode, classify, roberta_shapes(config), head, tokens)
+
+
+def scene_cost(
+    config: ResNetConfig,
+    decoder: DecoderConfig,
+    size: tuple[int, int],
+    batch_size: int,
+    dtype: str,
+) -> Cost:
+    """Returns what a mini-batch of scenes costs, with the decoder of a segmentation."""
+    own = network(config, decoder, size, dtype)
+    trunk, head = variable_shapes(config), decoder_shapes(decoder, SEGMENTATION)
+    images = jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8)
+    return cost_of(own.encode, own.decode, trunk, head, images)
 
 
 def cost(config: VisionConfig, batch_size: int, dtype: str) -> Cost:
@@ -32,7 +64,7 @@ def cost(config: VisionConfig, batch_size: int, dtype: str) -> Cost:
 
 
 def forecast(
-    config: VisionConfig,
+    one: Cost,
     constants: Constants,
     methods: Sequence[str],
     settings: Options,
@@ -44,14 +76,13 @@ def forecast(
     Scales of training-free methods are not counted, nor what they take to merge, nor compiling.
 
     Args:
-        config: of the image tower.
+        one: what a mini-batch costs.
         constants: hyper-parameters.
         methods: of the table.
         settings: the options.
-        tests: task → number of test images.
+        tests: task → number of test inputs.
         devices: that are used.
     """
-    one = cost(config, constants.batch_size, settings.dtype)
     rates = measured_rates(settings.dtype)
     tasks, seeds, samples = len(tests), len(settings.seeds), sum(tests.values())
     # Devices of a CPU are the same cores.

@@ -30,11 +30,13 @@ import jax
 import numpy as np
 
 from experiments import figures, figures_bars, records
+from experiments.forecasting import forecast, lines
 from experiments.labels import method_label
 from experiments.language_start import (
     TextOptions,
     adjusted,
     chosen_tasks,
+    expected,
     make,
     setting_of,
     vocabulary_of,
@@ -52,6 +54,7 @@ from symerge_jax.cli.errors import run
 from symerge_jax.errors import BadInput
 from symerge_jax.models.roberta_config import PRESETS
 from symerge_jax.models.roberta_heads import unstack_text_heads
+from symerge_jax.parallel import use_devices
 from symerge_jax.text_inputs import write_vocabulary
 from symerge_jax.text_metrics import f1
 from symerge_jax.verify import write_reference
@@ -84,7 +87,11 @@ def main(settings: TextOptions) -> int:
     check(settings)
     methods, names, constants = chosen_methods(settings), chosen_tasks(settings), adjusted(settings)
     if settings.dry_run:
-        return describe(settings, constants, names, methods)
+        code = describe(settings, constants, names, methods)
+        one, tests = expected(settings, names, constants)
+        found = forecast(one, constants, methods, settings, tests, use_devices(settings.devices))
+        print("\n".join(lines(found)))
+        return code
     setting = setting_of(settings)
     build = partial(make, settings, names, constants)
     with staged("language", setting, settings, constants, build) as scene:

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments import records, roberta_folders
 from experiments.adapting import Around
+from experiments.forecasting import text_cost
 from experiments.methods import Constants
 from experiments.options import Options
 from experiments.scene import Made, Start
@@ -30,10 +31,13 @@ from symerge_jax.cli.errors import nearest
 from symerge_jax.cli.progress import say
 from symerge_jax.data.roberta_tokenizer import RobertaTokenizer, read_tokenizer
 from symerge_jax.errors import BadInput
+from symerge_jax.forecast import Cost
 from symerge_jax.models.roberta_config import PRESETS
 from symerge_jax.parallel import Device
 
 MODELS = ("roberta-base",)
+# Mean of the eight: 1043, 872, 408, 1500, 40430, 9815, 5463 and 277.
+GLUE_DEV = 7476
 LONGEST = 128  # tokens of a text, as for the public experts
 
 # Chosen on validation texts: experiments/LOG.md says what was tried. Hard labels stand among
@@ -143,6 +147,25 @@ def _benchmark_tasks(settings: TextOptions) -> list[str]:
     for name in names:
         check_known(name, ORDER, "task")
     return names
+
+
+def expected(
+    settings: TextOptions, names: Sequence[str], constants: Constants
+) -> tuple[Cost, dict[str, int]]:
+    """Returns what a mini-batch costs, and how many test texts a task has at most.
+
+    Texts of files are counted when they are read: without --limit, as many as GLUE's dev sets have
+    on average.
+    """
+    embedded = settings.data is None
+    longest = world.LENGTH if embedded else LONGEST
+    config = replace(PRESETS[settings.model or language_base.MODEL], positions=longest + 2)
+    if embedded:
+        config = replace(config, vocabulary=world.VOCABULARY)
+    limit = min(settings.limit or 100, 100) if settings.quick else settings.limit
+    count = limit or (world.TEST if embedded else GLUE_DEV)
+    one = text_cost(config, longest, constants.batch_size, settings.dtype)
+    return one, dict.fromkeys(names, count)
 
 
 def make(

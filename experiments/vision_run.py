@@ -15,7 +15,7 @@ import jax
 from experiments import records
 from experiments.adapting import Around
 from experiments.experts import Model, make_experts
-from experiments.forecasting import forecast, lines, test_counts
+from experiments.forecasting import cost, forecast, lines, test_counts
 from experiments.merging import Tune
 from experiments.methods import Constants
 from experiments.options import Options, check
@@ -118,9 +118,9 @@ def _made(
 def expect(scene: Scene, methods: Sequence[str]) -> None:
     """Puts into the record what the run should need; what it needed is written beside it."""
     tests = {task.name: len(task.test.labels) for task in scene.tasks}
-    config = scene.start.vision
+    one = cost(scene.start.vision, scene.constants.batch_size, scene.settings.dtype)
     scene.record["forecast"] = forecast(
-        config, scene.constants, methods, scene.settings, tests, scene.devices
+        one, scene.constants, methods, scene.settings, tests, scene.devices
     )
 
 
@@ -136,7 +136,8 @@ def describe(
     if tests is not None:
         config = PRESETS[settings.model or MODEL].vision
         devices = use_devices(settings.devices)
-        found = forecast(config, constants, methods, settings, tests, devices)
+        one = cost(config, constants.batch_size, settings.dtype)
+        found = forecast(one, constants, methods, settings, tests, devices)
         print("\n".join(lines(found)))
     return code
 

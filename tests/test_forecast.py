@@ -82,8 +82,9 @@ def test_a_forecast_reads_as_sentences_and_fits_into_a_record():
     config = VisionConfig(
         image_size=8, patch_size=4, width=8, depth=1, heads=2, mlp_width=16, projection=6
     )
+    one = forecasting.cost(config, 32, "float32")
     found = forecasting.forecast(
-        config, GENERATED, ["individual", "symerge"], Options(seeds=(0, 1)), {"a": 10, "b": 12},
+        one, GENERATED, ["individual", "symerge"], Options(seeds=(0, 1)), {"a": 10, "b": 12},
         jax.devices(),
     )  # fmt: skip
     json.dumps(found)
@@ -128,3 +129,16 @@ def test_working_activations_out_again_keeps_less_and_changes_nothing():
         assert jnp.allclose(one, other, rtol=1e-5, atol=1e-5)
     assert less.activations < kept.activations / 3
     assert less.both > kept.both
+
+
+@pytest.mark.parametrize("name", ["language", "dense"])
+def test_texts_and_scenes_have_forecasts_too(capsys, tmp_path, name):
+    from importlib import import_module
+
+    script = import_module(f"experiments.{name}")
+    settings = script.Settings if name == "language" else script.DenseOptions
+    assert script.main(settings(dry_run=True, limit=10, out=tmp_path, devices=1)) == 0
+    memory, time = capsys.readouterr().out.splitlines()[-2:]
+    assert "task vectors" in memory
+    assert time.startswith("time, once compiled: about ")
+    assert list(tmp_path.iterdir()) == []
