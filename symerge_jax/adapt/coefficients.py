@@ -124,14 +124,20 @@ def interpolate(pretrained: Params, task_vectors: Any, coefficients: Coefficient
             return theta0
         assert theta0 is not None, "a task vector for a leaf that θ₀ lacks"
         assert lam is not None, "a task vector for a leaf that λ lacks"
-        wide = trees.wide(theta0.dtype, lam.dtype)
-        lam = lam.astype(wide)
-        if isinstance(tau, Rounded):
-            tau, lam = tau.values, lam * tau.scale.astype(wide)
-        moved = _weighted_sum(tau, lam)
-        return (theta0.astype(wide) + moved).astype(jnp.result_type(theta0))
+        return _moved(theta0, tau, lam)
 
     return jax.tree.map(leaf, pretrained, task_vectors, coefficients, is_leaf=lambda x: x is None)
+
+
+@jax.jit
+def _moved(theta0: Array, tau: Any, lam: Array) -> Array:
+    """One leaf of θ. Jitted, as an encoder has many leaves of few shapes: each is traced once."""
+    wide = trees.wide(theta0.dtype, lam.dtype)
+    lam = lam.astype(wide)
+    if isinstance(tau, Rounded):
+        tau, lam = tau.values, lam * tau.scale.astype(wide)
+    moved = _weighted_sum(tau, lam)
+    return (theta0.astype(wide) + moved).astype(jnp.result_type(theta0))
 
 
 @jax.custom_vjp
